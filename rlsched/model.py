@@ -1,0 +1,278 @@
+"""What is to be scheduled, and on what: frozen, validated values.
+
+Units everywhere: time in seconds, memory in GiB, `gpus` and `cpus` as counts. A GPU slot of a machine without GPUs
+(`gpu_type="cpu"`) is scheduled exactly like a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way to run a task: the resources it takes and how long it is expected to run with them.
+
+    Attributes:
+        duration: estimated seconds from first statement to end, on a warm device, all GPUs on one node.
+        gpus: size of the gang; all of its GPUs are of one type and start together. 0: needs no GPU.
+        gpu_type: the type that this estimate is for; None: any type.
+        gpu_memory: GiB that every GPU of the gang must have.
+        cpus, memory, resources: cores, GiB and named custom resources taken *on each node* of the gang.
+
+    Raises:
+        ValueError: a negative amount, or a duration that is not a positive finite number.
+    """
+
+    duration: float
+    gpus: int = 0
+    gpu_type: str | None = None
+    gpu_memory: float = 0.0
+    cpus: int = 0
+    memory: float = 0.0
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(
+            math.isfinite(self.duration) and self.duration > 0,
+            f"duration is {self.duration}, expected seconds above 0",
+        )
+        for name in ("gpus", "cpus", "memory", "gpu_memory"):
+            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name, amount in self.resources.items():
+            _check(amount >= 0, f"resource {name!r} is {amount}, expected 0 or more")
+
+    @property
+    def gpu_seconds(self) -> float:
+        """GPU time the mode takes: size of the gang x estimated duration."""
+        return self.gpus * self.duration
+
+    @property
+    def cpu_only(self) -> bool:
+        """True if the mode takes nothing that a policy has to share out: neither GPUs nor custom resources."""
+        return self.gpus == 0 and not self.resources
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A node of a job's DAG.
+
+    Attributes:
+        name: unique within the job.
+        modes: the ways to run it. One: rigid. Several: moldable (chosen at start).
+        needs: names of the tasks that must have finished before this one starts.
+        array: number of identical members (trials of a sweep, tasks of a Spark stage).
+        preemptible: may be stopped and resumed from a checkpoint.
+        priority: larger is more urgent; what it means is up to the policy.
+        retries: attempts beyond the first after a failure of its own (a lost node or a preemption is free).
+        setup_time: seconds a device needs first when the task it ran before was of another job.
+        checkpoint_time: seconds to write a checkpoint when stopped, and again to load it when resumed.
+
+    Raises:
+        ValueError: no mode, a name that is empty, a member count below 1, a negative time.
+    """
+
+    name: str
+    modes: tuple[Mode, ...]
+    needs: tuple[str, ...] = ()
+    array: int = 1
+    preemptible: bool = False
+    priority: float = 0.0
+    retries: int = 0
+    setup_time: float = 0.0
+    checkpoint_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name), "a task has an empty name")
+        _check(bool(self.modes), f"task {self.name!r} has no mode")
+        _check(self.array >= 1, f"task {self.name!r}: array is {self.array}, expected 1 or more")
+        for name in ("retries", "setup_time", "checkpoint_time"):
+            _check(getattr(self, name) >= 0, f"task {self.name!r}: {name} is below 0")
+
+    @property
+    def cpu_only(self) -> bool:
+        """True if every mode is: such a task is started by the scheduler itself."""
+        return all(mode.cpu_only for mode in self.modes)
+
+    @property
+    def shortest(self) -> float:
+        """Estimated seconds of the fastest mode."""
+        return min(mode.duration for mode in self.modes)
+
+    @property
+    def least_work(self) -> float:
+        """GPU-seconds of all members in the mode that takes the fewest; 0 for a task without GPUs."""
+        return self.array * min(mode.gpu_seconds for mode in self.modes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted DAG of tasks (a workflow instance).
+
+    Attributes:
+        name: for people; need not be unique.
+        tasks: in any order; edges are given by their `needs`.
+        release: arrival time in seconds.
+        weight: relative importance, above 0.
+        deadline: seconds on the same clock as `release`; None: none.
+        successors: for each task, the indices of the tasks that need it (derived).
+        needs_left: for each task, how many tasks it needs (derived).
+        topological: task indices in an order that respects the edges (derived).
+
+    Raises:
+        ValueError: duplicate names, unknown needs, a cycle, a weight not above 0, a deadline before the release.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    release: float = 0.0
+    weight: float = 1.0
+    deadline: float | None = None
+    successors: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    needs_left: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    topological: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.tasks), f"job {self.name!r} has no task")
+        _check(math.isfinite(self.release), f"job {self.name!r}: release is {self.release}")
+        _check(self.weight > 0, f"job {self.name!r}: weight is {self.weight}, expected above 0")
+        _check(
+            self.deadline is None or self.deadline >= self.release,
+            f"job {self.name!r}: the deadline is before the release",
+        )
+        index = {task.name: i for i, task in enumerate(self.tasks)}
+        _check(len(index) == len(self.tasks), f"job {self.name!r}: two tasks have the same name")
+        successors: list[list[int]] = [[] for _ in self.tasks]
+        graph: dict[int, list[int]] = {}
+        for i, task in enumerate(self.tasks):
+            for need in task.needs:
+                _check(need in index, f"job {self.name!r}: task {task.name!r} needs {need!r}, which does not exist")
+            graph[i] = [index[need] for need in dict.fromkeys(task.needs)]
+            for predecessor in graph[i]:
+                successors[predecessor].append(i)
+        try:
+            order = tuple(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            cycle = " -> ".join(self.tasks[i].name for i in error.args[1])
+            raise ValueError(f"job {self.name!r}: the needs form a cycle: {cycle}") from None
+        object.__setattr__(self, "successors", tuple(map(tuple, successors)))
+        object.__setattr__(self, "needs_left", tuple(len(graph[i]) for i in range(len(self.tasks))))
+        object.__setattr__(self, "topological", order)
+
+    def upward_ranks(self) -> list[float]:
+        """Seconds from each task's start to the job's end along the longest path, every task in its fastest mode.
+
+        HEFT's upward rank without communication cost (Topcuoglu et al., IEEE TPDS 2002, eq. 4).
+        """
+        ranks = [0.0] * len(self.tasks)
+        for i in reversed(self.topological):
+            ranks[i] = self.tasks[i].shortest + max((ranks[s] for s in self.successors[i]), default=0.0)
+        return ranks
+
+    @property
+    def critical_path(self) -> float:
+        """Seconds the job takes on an empty, unlimited cluster by its estimates."""
+        return max(self.upward_ranks())
+
+    @property
+    def least_work(self) -> float:
+        """GPU-seconds of the whole job, every task in its most efficient mode."""
+        return sum(task.least_work for task in self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine.
+
+    Attributes:
+        gpus, gpu_type, gpu_memory: how many GPUs, all of one type; GiB of memory of each.
+        cpus, memory, resources: cores, GiB, and named custom resources (licences, slots, bandwidth ...).
+
+    Raises:
+        ValueError: a negative amount, or GPUs without a type.
+    """
+
+    name: str
+    gpus: int = 0
+    gpu_type: str = "gpu"
+    gpu_memory: float = 0.0
+    cpus: int = 0
+    memory: float = 0.0
+    resources: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name), "a node has an empty name")
+        _check(bool(self.gpu_type), f"node {self.name!r}: gpu_type is empty")
+        for name in ("gpus", "cpus", "memory", "gpu_memory"):
+            _check(getattr(self, name) >= 0, f"node {self.name!r}: {name} is below 0")
+        for name, amount in self.resources.items():
+            _check(amount >= 0, f"node {self.name!r}: resource {name!r} is {amount}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines, and how much a gang loses when it spans several of them.
+
+    Attributes:
+        nodes: addressed by their index everywhere.
+        span_speed: speed of a gang on more than one node relative to the same gang on one, in (0, 1].
+        gpu_types: the types present, in order of first appearance (derived).
+
+    Raises:
+        ValueError: no node, two nodes of one name, a span_speed outside (0, 1].
+    """
+
+    nodes: tuple[Node, ...]
+    span_speed: float = 1.0
+    gpu_types: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.nodes), "the cluster has no node")
+        _check(len({node.name for node in self.nodes}) == len(self.nodes), "two nodes have the same name")
+        _check(0 < self.span_speed <= 1, f"span_speed is {self.span_speed}, expected above 0 and at most 1")
+        types = dict.fromkeys(node.gpu_type for node in self.nodes if node.gpus)
+        object.__setattr__(self, "gpu_types", tuple(types))
+
+    def gpu_count(self, gpu_type: str | None = None) -> int:
+        """Number of GPUs of a type, or of all types."""
+        return sum(node.gpus for node in self.nodes if gpu_type in (None, node.gpu_type))
+
+
+class Member(NamedTuple):
+    """One runnable unit: member number `member` of task number `task` of job number `job` (indices)."""
+
+    job: int
+    task: int
+    member: int = 0
+
+
+class Share(NamedTuple):
+    """What a gang holds of one node: the node's index and the indices of its GPUs there."""
+
+    node: int
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A decision: start `member` in its task's mode number `mode` on these devices, all at once (a gang)."""
+
+    member: Member
+    mode: int
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A decision: stop a running, preemptible `member`; it comes back as ready with the work it has left."""
+
+    member: Member

@@ -1,0 +1,232 @@
+"""The loop between a policy and a backend, written once for simulation and for real machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlsched.model import Allocation, Cluster, Job, Member, Preemption
+from rlsched.schedule import JobRecord, Outcome, Schedule, TaskRun
+from rlsched.state import Run, State
+
+Decision = Allocation | Preemption
+
+
+class Policy(Protocol):
+    """Answers a state with decisions. Empty means: wait for the next event."""
+
+    def __call__(self, state: State, /) -> Sequence[Decision]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A job has been submitted; it is `job_id` from now on."""
+
+    job_id: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A member has succeeded."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A member has failed by itself; `reason` is for people."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """A member that was asked to stop has let go of its devices, with `work_left` in (0, 1] of its work to do."""
+
+    member: Member
+    work_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A running member expects to end at `expected_end`, seconds."""
+
+    member: Member
+    expected_end: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node is gone, and what ran there; each of those members has `work_left` (by member) of its work to do."""
+
+    node: int
+    work_left: tuple[tuple[Member, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRestored:
+    """A lost node is back, its devices cold."""
+
+    node: int
+
+
+Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored
+
+
+class Backend(Protocol):
+    """Where tasks run: virtual time or real machines."""
+
+    cluster: Cluster
+
+    @property
+    def now(self) -> float:
+        """Seconds; never runs backwards."""
+
+    @property
+    def expecting(self) -> bool:
+        """True while more jobs may arrive."""
+
+    def launch(self, allocation: Allocation) -> None:
+        """Start a member on the devices; they are free, the scheduler has seen to that."""
+
+    def stop(self, member: Member) -> None:
+        """Ask a running member to stop at a checkpoint; `Preempted` (or `Finished`) follows."""
+
+    def wait(self) -> list[Event]:
+        """Block until something happens; all events of that instant. Empty: nothing will ever happen."""
+
+
+class StallError(RuntimeError):
+    """Nothing runs, nothing will arrive, and the policy waits although jobs are unfinished."""
+
+
+Observer = Callable[[float, Event | Decision], None]
+
+
+class Scheduler:
+    """Owns the state; applies decisions and advances to the next event.
+
+    Tasks that take neither GPUs nor custom resources are started by the scheduler itself, first come, first served:
+    policies share out what is scarce.
+
+    Args:
+        backend: where tasks run.
+        observe: called with the time and each event and decision, in order.
+    """
+
+    def __init__(self, backend: Backend, observe: Observer | None = None) -> None:
+        self.backend = backend
+        self.state = State(backend.cluster, backend.now)
+        self.schedule = Schedule(backend.cluster, end=backend.now)
+        self._observe = observe
+
+    @property
+    def finished(self) -> bool:
+        """True if no job is in the system and none will arrive."""
+        return not self.state.jobs and not self.backend.expecting
+
+    def run(self, policy: Policy) -> Schedule:
+        """Schedule with the policy until every job has ended.
+
+        Raises:
+            StallError: the policy waits for something that cannot happen.
+            ValueError: a decision is infeasible.
+        """
+        while not self.finished:
+            decisions = policy(self.state) if self.state.ready else ()
+            if decisions:
+                self.apply(decisions)
+            else:
+                self.advance()
+        return self.schedule
+
+    def apply(self, decisions: Sequence[Decision]) -> None:
+        """Carry decisions out, in order.
+
+        Raises:
+            ValueError: a decision is infeasible; names what is over-subscribed. Decisions before it stand.
+        """
+        for decision in decisions:
+            if isinstance(decision, Allocation):
+                self.state.start(decision)
+                self._note(decision)
+                self.backend.launch(decision)
+            else:
+                run = self.state.running.get(decision.member)
+                if run is None:
+                    raise ValueError(f"{decision.member} does not run and cannot be preempted")
+                if not run.task.task.preemptible:
+                    raise ValueError(f"{self.state.describe(decision.member)} is not preemptible")
+                if not run.stopping:
+                    run.stopping = True
+                    self._note(decision)
+                    self.backend.stop(decision.member)
+
+    def advance(self) -> list[Event]:
+        """Wait for the next event and enter what happened.
+
+        Raises:
+            StallError: nothing can happen any more although jobs are unfinished.
+        """
+        if not self.state.running and not self.backend.expecting and all(self.state.pool.up):
+            waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(self.state.ready.values())[:5])
+            raise StallError(
+                f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
+            )
+        events = self.backend.wait()
+        self.state.now = self.schedule.end = self.backend.now
+        for event in events:
+            self._note(event)
+            self._enter(event)
+        self._start_cpu_tasks()
+        return events
+
+    def _enter(self, event: Event) -> None:
+        state = self.state
+        match event:
+            case Finished(member):
+                self._ended(member, state.finish(member), Outcome.FINISHED)
+            case Arrived(job_id, job):
+                state.arrive(job_id, job)
+                self.schedule.jobs[job_id] = JobRecord(job_id, job)
+            case Progressed(member, expected_end):
+                if run := state.running.get(member):
+                    run.expected_end = max(expected_end, state.now)
+            case Failed(member, _):
+                self._ended(member, state.fail(member), Outcome.FAILED)
+            case Preempted(member, work_left):
+                self._ended(member, state.interrupt(member, work_left), Outcome.PREEMPTED)
+            case NodeLost(node, work_left):
+                state.pool.lose(node)
+                for member, left in work_left:
+                    self._ended(member, state.interrupt(member, left), Outcome.LOST)
+            case NodeRestored(node):
+                state.pool.restore(node)
+
+    def _ended(self, member: Member, run: Run, outcome: Outcome) -> None:
+        now = self.state.now
+        allocation = run.allocation
+        self.schedule.runs.append(
+            TaskRun(member, allocation.mode, allocation.shares, run.task.ready_at, run.start, now, outcome)
+        )
+        record = self.schedule.jobs[member.job]
+        record.first_start = run.task.job.first_start
+        if ended := self.state.drop_if_ended(member.job):
+            record.failed = ended.failed
+            record.completion = None if ended.failed else now
+
+    def _start_cpu_tasks(self) -> None:
+        while self.state.ready_cpu:
+            task = next(iter(self.state.ready_cpu.values()))
+            fitting = (self.state.allocate(task, mode) for mode in range(len(task.task.modes)))
+            allocation = next((a for a in fitting if a is not None), None)
+            if allocation is None:
+                return
+            self.apply([allocation])
+
+    def _note(self, what: Event | Decision) -> None:
+        if self._observe is not None:
+            self._observe(self.state.now, what)

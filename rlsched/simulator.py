@@ -1,0 +1,206 @@
+"""Simulator: a backend in virtual time, on SimPy.
+
+SimPy is used as timeouts with callbacks: one process a task would cost several times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simpy
+
+from rlsched.model import Allocation, Cluster, Job, Member
+from rlsched.scheduler import Arrived, Event, Failed, Finished, NodeLost, NodeRestored, Preempted
+from rlsched.state import run_time
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How reality departs from the estimates.
+
+    Attributes:
+        duration_noise: sigma of the log-normal factor (mean 1) between estimated and true duration of a member.
+        failures_per_hour: rate at which a running member fails (exponential).
+        node_losses_per_hour: rate at which each node is lost (exponential).
+        repair_time: seconds until a lost node is back.
+
+    Raises:
+        ValueError: a negative value.
+    """
+
+    duration_noise: float = 0.0
+    failures_per_hour: float = 0.0
+    node_losses_per_hour: float = 0.0
+    repair_time: float = HOUR
+
+    def __post_init__(self) -> None:
+        for name in ("duration_noise", "failures_per_hour", "node_losses_per_hour", "repair_time"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    allocation: Allocation
+    start: float
+    overhead: float  # seconds of set-up and restore before the work begins
+    work: float  # true seconds of work in this run
+    work_left: float  # part of the member's whole work that this run began with
+
+
+class Simulator:
+    """Runs jobs in virtual time.
+
+    The true factor on each member's duration is drawn when its job arrives, in order of arrival: it depends on the
+    seed alone, so that policies are compared on equal luck.
+
+    Args:
+        cluster: the machines.
+        jobs: in order of release; consumed lazily, so that a long trace need not fit in memory.
+        seed: of all randomness in the simulation.
+        uncertainty: how reality departs from the estimates.
+
+    Raises:
+        ValueError: on `wait`, when a job is released before the one that came before it.
+    """
+
+    def __init__(
+        self, cluster: Cluster, jobs: Iterable[Job], seed: int = 0, uncertainty: Uncertainty | None = None
+    ) -> None:
+        self.cluster = cluster
+        self.uncertainty = uncertainty or Uncertainty()
+        self._env = simpy.Environment()
+        self._arrivals = iter(jobs)
+        self._durations_rng, self._failures_rng, self._losses_rng = (
+            np.random.default_rng([seed, stream]) for stream in range(3)
+        )
+        self._jobs: dict[int, Job] = {}
+        self._factors: dict[int, list[list[float]]] = {}
+        self._arrived = 0
+        self._runs: dict[Member, _Run] = {}
+        self._work_left: dict[Member, float] = {}
+        self._last_job: dict[tuple[int, int], int] = {}
+        self._events: list[Event] = []
+        self._expecting = True
+        self._await_next_arrival()
+        if self.uncertainty.node_losses_per_hour:
+            for node in range(len(cluster.nodes)):
+                self._await_loss(node)
+
+    @property
+    def now(self) -> float:
+        return self._env.now
+
+    @property
+    def expecting(self) -> bool:
+        return self._expecting
+
+    def launch(self, allocation: Allocation) -> None:
+        member, shares = allocation.member, allocation.shares
+        task = self._jobs[member.job].tasks[member.task]
+        mode = task.modes[allocation.mode]
+        cold = any(self._last_job.get((s.node, gpu)) != member.job for s in shares for gpu in s.gpus)
+        for share in shares:
+            for gpu in share.gpus:
+                self._last_job[share.node, gpu] = member.job
+        work_left = self._work_left.get(member, 1.0)
+        estimate = run_time(task, mode, self.cluster, len(shares), work_left, cold)
+        work = run_time(task, mode, self.cluster, len(shares), work_left, False)
+        if work_left < 1.0:
+            work -= task.checkpoint_time
+        run = _Run(allocation, self.now, estimate - work, work * self._factor(member), work_left)
+        self._runs[member] = run
+        seconds = run.overhead + run.work
+        if self.uncertainty.failures_per_hour:
+            fails_after = self._failures_rng.exponential(HOUR / self.uncertainty.failures_per_hour)
+            if fails_after < seconds:
+                self._after(fails_after, lambda: self._end(run, Failed(member, "simulated failure")))
+                return
+        self._after(seconds, lambda: self._end(run, Finished(member)))
+
+    def stop(self, member: Member) -> None:
+        run = self._runs[member]
+        checkpoint_time = self._jobs[member.job].tasks[member.task].checkpoint_time
+        left = self._left_now(run)
+        if left * run.work > checkpoint_time * run.work_left:  # otherwise it ends before the checkpoint would
+            self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, left)
+            self._work_left[member] = left
+            self._after(checkpoint_time, lambda: self._end(stopped, Preempted(member, left)))
+
+    def wait(self) -> list[Event]:
+        events: list[Event] = []
+        self._events = events
+        env = self._env
+        while not events and env.peek() != float("inf"):
+            env.step()
+        while env.peek() == env.now:
+            env.step()
+        return events
+
+    def _after(self, seconds: float, action: Callable[[], Any]) -> None:
+        callbacks = self._env.timeout(seconds).callbacks
+        assert callbacks is not None
+        callbacks.append(lambda _: action())
+
+    def _factor(self, member: Member) -> float:
+        factors = self._factors.get(member.job)
+        return 1.0 if factors is None else factors[member.task][member.member]
+
+    def _left_now(self, run: _Run) -> float:
+        """Part of the member's whole work that is left, given how long the run has been working."""
+        worked = max(0.0, self.now - run.start - run.overhead)
+        return run.work_left * max(0.0, 1.0 - worked / run.work) if run.work else run.work_left
+
+    def _end(self, run: _Run, event: Finished | Failed | Preempted) -> None:
+        """Report the end of a run, unless it was stopped or lost in the meantime."""
+        if self._runs.get(event.member) is run:
+            del self._runs[event.member]
+            self._events.append(event)
+
+    def _await_next_arrival(self) -> None:
+        job = next(self._arrivals, None)
+        if job is None:
+            self._expecting = False
+            return
+        if job.release < self.now:
+            raise ValueError(f"job {job.name!r} is released at {job.release:g} s, before the job ahead of it")
+
+        def arrive() -> None:
+            job_id = self._arrived
+            self._arrived += 1
+            self._jobs[job_id] = job
+            if self.uncertainty.duration_noise:
+                self._factors[job_id] = self._draw_factors(job)
+            self._events.append(Arrived(job_id, job))
+            self._await_next_arrival()
+
+        self._after(job.release - self.now, arrive)
+
+    def _draw_factors(self, job: Job) -> list[list[float]]:
+        sigma = self.uncertainty.duration_noise
+        members = sum(task.array for task in job.tasks)
+        drawn = iter(self._durations_rng.lognormal(-sigma * sigma / 2, sigma, members).tolist())
+        return [[next(drawn) for _ in range(task.array)] for task in job.tasks]
+
+    def _await_loss(self, node: int) -> None:
+        seconds = self._losses_rng.exponential(HOUR / self.uncertainty.node_losses_per_hour)
+        self._after(seconds, lambda: self._lose(node))
+
+    def _lose(self, node: int) -> None:
+        lost = [run for run in self._runs.values() if any(share.node == node for share in run.allocation.shares)]
+        for run in lost:
+            del self._runs[run.allocation.member]
+        work_left = tuple((run.allocation.member, run.work_left) for run in lost)
+        self._events.append(NodeLost(node, work_left))
+        for key in [key for key in self._last_job if key[0] == node]:
+            del self._last_job[key]
+        self._after(self.uncertainty.repair_time, lambda: self._restore(node))
+
+    def _restore(self, node: int) -> None:
+        self._events.append(NodeRestored(node))
+        self._await_loss(node)

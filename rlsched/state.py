@@ -1,0 +1,299 @@
+"""What a policy can know: which jobs and tasks wait, are ready or run, what is free, and the estimates.
+
+The truth (sampled durations, failures to come) lives in the backend alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rlsched.model import Allocation, Cluster, Job, Member, Mode, Share, Task
+from rlsched.pool import Pool
+
+
+class Status(Enum):
+    """Where a task is in its life. An array task is READY while members wait, RUNNING once all have started."""
+
+    BLOCKED = "blocked"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(slots=True, eq=False)
+class TaskState:
+    """A task of an active job.
+
+    Attributes:
+        needs_left: tasks it still waits for.
+        waiting: members that have not started, or have come back; the last one starts next.
+        running, done: numbers of members.
+        ready_at: when the last of its needs was met, seconds.
+        rank: upward rank, seconds (see `Job.upward_ranks`).
+        work_left: for members that were stopped, the part of the work they have left, in (0, 1].
+    """
+
+    job: JobState
+    index: int
+    task: Task
+    rank: float
+    needs_left: int
+    waiting: list[int]
+    running: int = 0
+    done: int = 0
+    ready_at: float = 0.0
+    status: Status = Status.BLOCKED
+    work_left: dict[int, float] | None = None
+    failures: dict[int, int] | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return (self.job.id, self.index)
+
+    def next_member(self) -> Member:
+        """The member that a new allocation of this task starts."""
+        return Member(self.job.id, self.index, self.waiting[-1])
+
+    def left(self, member: int) -> float:
+        """Part of a member's work that is still to do, 1 unless it was stopped at a checkpoint."""
+        return 1.0 if self.work_left is None else self.work_left.get(member, 1.0)
+
+
+@dataclass(slots=True, eq=False)
+class JobState:
+    """An active job: arrived, not ended.
+
+    Attributes:
+        tasks: in the order of `job.tasks`.
+        unsettled: tasks that are not done, failed or skipped.
+        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
+        gpus: GPUs it holds now.
+        service: GPU-seconds it has attained in runs that have ended.
+        first_start: when its first task started; None: not yet.
+    """
+
+    id: int
+    job: Job
+    tasks: list[TaskState]
+    unsettled: int
+    work_left: float
+    gpus: int = 0
+    service: float = 0.0
+    first_start: float | None = None
+    failed: bool = False
+    _critical_path: float | None = None
+
+    @property
+    def critical_path_left(self) -> float:
+        """Seconds of the longest path through its unsettled tasks, by estimates, fastest modes."""
+        if self._critical_path is None:
+            self._critical_path = max((t.rank for t in self.tasks if t.status in _UNSETTLED), default=0.0)
+        return self._critical_path
+
+
+_UNSETTLED = (Status.BLOCKED, Status.READY, Status.RUNNING)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A member that is running: on what, since when, and until when by the estimates (seconds)."""
+
+    allocation: Allocation
+    task: TaskState
+    mode: Mode
+    start: float
+    expected_end: float
+    stopping: bool = False
+
+
+class State:
+    """The scheduler's picture of the cluster and the work, kept up to date event by event.
+
+    Attributes:
+        now: seconds.
+        jobs: active jobs by id, in order of arrival.
+        ready: tasks with members that a policy may start, by (job, task), in the order they became ready.
+        ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
+        running: what runs, by member.
+        pool: what is free.
+    """
+
+    def __init__(self, cluster: Cluster, now: float = 0.0) -> None:
+        self.cluster = cluster
+        self.now = now
+        self.pool = Pool(cluster)
+        self.jobs: dict[int, JobState] = {}
+        self.ready: dict[tuple[int, int], TaskState] = {}
+        self.ready_cpu: dict[tuple[int, int], TaskState] = {}
+        self.running: dict[Member, Run] = {}
+        self._empty = Pool(cluster)
+
+    def expected_time(self, task: TaskState, mode: Mode, shares: tuple[Share, ...]) -> float:
+        """Seconds the task's next member would hold these devices, by the estimates: set-up, restore and run."""
+        left = task.left(task.waiting[-1])
+        cold = bool(task.task.setup_time) and self.pool.is_cold(shares, task.job.id)
+        return run_time(task.task, mode, self.cluster, len(shares), left, cold)
+
+    def allocate(self, task: TaskState, mode: int) -> Allocation | None:
+        """The best-fit allocation for the task's next member in a mode; None if it does not fit now."""
+        shares = self.pool.place(task.task.modes[mode], task.job.id)
+        return None if shares is None else Allocation(task.next_member(), mode, shares)
+
+    def arrive(self, job_id: int, job: Job) -> None:
+        """Take in a job.
+
+        Raises:
+            ValueError: one of its tasks fits in no mode, even on the empty cluster. Nothing has changed then.
+        """
+        for task in job.tasks:
+            if not any(self.fits_when_empty(mode) for mode in task.modes):
+                raise ValueError(f"job {job.name!r}: task {task.name!r} asks for more than the cluster has")
+        entry = JobState(job_id, job, [], len(job.tasks), job.least_work)
+        for i, (task, rank) in enumerate(zip(job.tasks, job.upward_ranks(), strict=True)):
+            members = list(range(task.array - 1, -1, -1))
+            entry.tasks.append(TaskState(entry, i, task, rank, job.needs_left[i], members))
+        self.jobs[job_id] = entry
+        for state in entry.tasks:
+            if not state.needs_left:
+                self._make_ready(state)
+
+    def fits_when_empty(self, mode: Mode) -> bool:
+        """True if the mode fits the cluster with nothing running and every node up."""
+        return self._empty.place(mode) is not None
+
+    def start(self, allocation: Allocation) -> Run:
+        """Enter a start.
+
+        Raises:
+            ValueError: the member is not ready, the mode does not exist, or a device is not free; says which.
+        """
+        job_id, index, member = allocation.member
+        job = self.jobs.get(job_id)
+        if job is None or not 0 <= index < len(job.tasks):
+            raise ValueError(f"{allocation.member}: no such task in the system")
+        task = job.tasks[index]
+        if task.status is not Status.READY or member not in task.waiting:
+            raise ValueError(f"{self.describe(allocation.member)} is not ready")
+        if not 0 <= allocation.mode < len(task.task.modes):
+            raise ValueError(f"{self.describe(allocation.member)} has no mode {allocation.mode}")
+        mode = task.task.modes[allocation.mode]
+        task.waiting.remove(member)
+        task.waiting.append(member)
+        expected = self.expected_time(task, mode, allocation.shares)
+        try:
+            self.pool.take(allocation.shares, mode, job_id)
+        except ValueError as error:
+            raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
+        task.waiting.pop()
+        task.running += 1
+        if not task.waiting:
+            task.status = Status.RUNNING
+            self._queue_of(task).pop(task.key, None)
+        job.gpus += mode.gpus
+        if job.first_start is None:
+            job.first_start = self.now
+        run = Run(allocation, task, mode, self.now, self.now + expected)
+        self.running[allocation.member] = run
+        return run
+
+    def finish(self, member: Member) -> Run:
+        """Enter a success."""
+        run = self._release(member)
+        task = run.task
+        task.done += 1
+        task.job.work_left -= task.task.least_work / task.task.array
+        if task.done == task.task.array:
+            self._settle(task, Status.DONE)
+            for successor in task.job.job.successors[task.index]:
+                waiting = task.job.tasks[successor]
+                waiting.needs_left -= 1
+                if not waiting.needs_left and waiting.status is Status.BLOCKED:
+                    self._make_ready(waiting)
+        elif task.status is Status.FAILED:
+            self._settle(task, Status.FAILED)
+        return run
+
+    def fail(self, member: Member) -> Run:
+        """Enter a failure: the member is tried again, or the task fails and what depends on it is skipped."""
+        run = self._release(member)
+        task = run.task
+        task.failures = task.failures or {}
+        task.failures[member.member] = task.failures.get(member.member, 0) + 1
+        if task.failures[member.member] <= task.task.retries and task.status is not Status.FAILED:
+            self._return(task, member.member)
+        else:
+            task.job.failed = True
+            self._settle(task, Status.FAILED)
+        return run
+
+    def interrupt(self, member: Member, work_left: float) -> Run:
+        """Enter a preemption or a lost node: the member comes back with the part of its work that is left."""
+        run = self._release(member)
+        if work_left < 1.0:
+            run.task.work_left = run.task.work_left or {}
+            run.task.work_left[member.member] = work_left
+        if run.task.status is Status.FAILED:
+            self._settle(run.task, Status.FAILED)
+        else:
+            self._return(run.task, member.member)
+        return run
+
+    def drop_if_ended(self, job_id: int) -> JobState | None:
+        """Forget a job whose every task is settled, and return it; None if it still has something to do."""
+        return self.jobs.pop(job_id) if self.jobs[job_id].unsettled == 0 else None
+
+    def describe(self, member: Member) -> str:
+        """The member's name for people: job/task or job/task[3]."""
+        job = self.jobs[member.job].job
+        task = job.tasks[member.task]
+        return f"{job.name}/{task.name}" + (f"[{member.member}]" if task.array > 1 else "")
+
+    def _queue_of(self, task: TaskState) -> dict[tuple[int, int], TaskState]:
+        return self.ready_cpu if task.task.cpu_only else self.ready
+
+    def _make_ready(self, task: TaskState) -> None:
+        task.status = Status.READY
+        task.ready_at = self.now
+        self._queue_of(task)[task.key] = task
+
+    def _return(self, task: TaskState, member: int) -> None:
+        task.waiting.append(member)
+        if task.status is not Status.READY:
+            self._make_ready(task)
+
+    def _release(self, member: Member) -> Run:
+        run = self.running.pop(member)
+        self.pool.give(run.allocation.shares, run.mode)
+        run.task.running -= 1
+        run.task.job.gpus -= run.mode.gpus
+        run.task.job.service += run.mode.gpus * (self.now - run.start)
+        return run
+
+    def _settle(self, task: TaskState, status: Status) -> None:
+        """A task is done, or has failed: then nothing that depends on it will run, and its last member ends it."""
+        job = task.job
+        job._critical_path = None
+        self._queue_of(task).pop(task.key, None)
+        if status is Status.FAILED and task.status is not Status.FAILED:
+            self._skip_dependants(task)
+        task.status = status
+        if not task.running:
+            job.unsettled -= 1
+
+    def _skip_dependants(self, task: TaskState) -> None:
+        for index in task.job.job.successors[task.index]:
+            dependant = task.job.tasks[index]
+            if dependant.status is Status.BLOCKED:
+                dependant.status = Status.SKIPPED
+                task.job.unsettled -= 1
+                self._skip_dependants(dependant)
+
+
+def run_time(task: Task, mode: Mode, cluster: Cluster, nodes: int, work_left: float, cold: bool) -> float:
+    """Seconds a member holds its devices by the estimate of its mode: set-up, restore, and the work that is left."""
+    speed = cluster.span_speed if nodes > 1 else 1.0
+    overhead = (task.setup_time if cold else 0.0) + (task.checkpoint_time if work_left < 1.0 else 0.0)
+    return overhead + work_left * mode.duration / speed
