@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def _check(condition: bool, message: str) -> None:
@@ -42,14 +43,15 @@ class Mode:
     resources: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(
-            math.isfinite(self.duration) and self.duration > 0,
-            f"duration is {self.duration}, expected seconds above 0",
-        )
-        for name in ("gpus", "cpus", "memory", "gpu_memory"):
-            _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
+        # Thousands of modes are made for every episode: words are put together only where something is wrong.
+        if not (math.isfinite(self.duration) and self.duration > 0):
+            raise ValueError(f"duration is {self.duration}, expected seconds above 0")
+        if not (self.gpus >= 0 and self.cpus >= 0 and self.memory >= 0 and self.gpu_memory >= 0):
+            for name in ("gpus", "cpus", "memory", "gpu_memory"):
+                _check(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
         for name, amount in self.resources.items():
-            _check(amount >= 0, f"resource {name!r} is {amount}, expected 0 or more")
+            if amount < 0:
+                raise ValueError(f"resource {name!r} is {amount}, expected 0 or more")
 
     @property
     def gpu_seconds(self) -> float:
@@ -127,6 +129,7 @@ class Job:
         successors: for each task, the indices of the tasks that need it (derived).
         needs_left: for each task, how many tasks it needs (derived).
         topological: task indices in an order that respects the edges (derived).
+        derived: room for what others compute from the job once and for all (a job never changes).
 
     Raises:
         ValueError: duplicate names, unknown needs, a cycle, a weight not above 0, a deadline before the release.
@@ -140,6 +143,7 @@ class Job:
     successors: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     needs_left: tuple[int, ...] = field(init=False, repr=False, compare=False)
     topological: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(bool(self.tasks), f"job {self.name!r} has no task")
@@ -168,7 +172,8 @@ class Job:
         object.__setattr__(self, "needs_left", tuple(len(graph[i]) for i in range(len(self.tasks))))
         object.__setattr__(self, "topological", order)
 
-    def upward_ranks(self) -> list[float]:
+    @cached_property
+    def upward_ranks(self) -> tuple[float, ...]:
         """Seconds from each task's start to the job's end along the longest path, every task in its fastest mode.
 
         HEFT's upward rank without communication cost (Topcuoglu et al., IEEE TPDS 2002, eq. 4).
@@ -176,17 +181,22 @@ class Job:
         ranks = [0.0] * len(self.tasks)
         for i in reversed(self.topological):
             ranks[i] = self.tasks[i].shortest + max((ranks[s] for s in self.successors[i]), default=0.0)
-        return ranks
+        return tuple(ranks)
 
-    @property
+    @cached_property
     def critical_path(self) -> float:
         """Seconds the job takes on an empty, unlimited cluster by its estimates."""
-        return max(self.upward_ranks())
+        return max(self.upward_ranks)
 
-    @property
+    @cached_property
+    def task_work(self) -> tuple[float, ...]:
+        """`least_work` of each task, GPU-seconds."""
+        return tuple(task.least_work for task in self.tasks)
+
+    @cached_property
     def least_work(self) -> float:
         """GPU-seconds of the whole job, every task in its most efficient mode."""
-        return sum(task.least_work for task in self.tasks)
+        return sum(self.task_work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rlsched.model import Cluster, Mode, Share
 
+GIB = 2**30
+
 
 class Pool:
     """Free GPUs, cores, memory and custom resources of a cluster.
@@ -19,7 +21,7 @@ class Pool:
         self.up = [True] * len(cluster.nodes)
         self._gpus = [list(range(node.gpus)) for node in cluster.nodes]
         self._cpus = [node.cpus for node in cluster.nodes]
-        self._memory = [node.memory for node in cluster.nodes]
+        self._memory = [int(node.memory * GIB) for node in cluster.nodes]  # whole bytes: sums of floats would drift
         self._resources = [dict(node.resources) for node in cluster.nodes]
         self._last_job: list[list[int | None]] = [[None] * node.gpus for node in cluster.nodes]
         self._largest = {t: max(n.gpus for n in cluster.nodes if n.gpu_type == t) for t in cluster.gpu_types}
@@ -65,19 +67,21 @@ class Pool:
                 return tuple(Share(node, self._pick(node, count, job)) for node, count in nodes)
         return None
 
-    def take(self, shares: Sequence[Share], mode: Mode, job: int) -> None:
-        """Hand the devices out.
+    def take(self, shares: Sequence[Share], mode: Mode, job: int) -> bool:
+        """Hand the devices out; True if some device was cold (see `is_cold`).
 
         Raises:
             ValueError: something is not free or does not suit the mode; names it. Nothing has changed then.
         """
         self._verify(shares, mode)
+        cold = self.is_cold(shares, job)
         self._change(shares, mode, 1)
         for share in shares:
             for gpu in share.gpus:
                 self._gpus[share.node].remove(gpu)
                 self._last_job[share.node][gpu] = job
             self._count(share.node, 1)
+        return cold
 
     def give(self, shares: Sequence[Share], mode: Mode) -> None:
         """Take the devices of a finished or stopped gang back."""
@@ -114,16 +118,17 @@ class Pool:
         for share in shares:
             self._count(share.node, -1)
             self._cpus[share.node] -= sign * mode.cpus
-            self._memory[share.node] -= sign * mode.memory
+            self._memory[share.node] -= sign * int(mode.memory * GIB)
+            free = self._resources[share.node]
             for name, amount in mode.resources.items():
-                self._resources[share.node][name] -= sign * amount
+                free[name] = free.get(name, 0) - sign * amount
 
     def _has(self, node: int, mode: Mode) -> bool:
         """Everything but GPUs, and GPU memory, suits the mode."""
         return (
             self.up[node]
             and self._cpus[node] >= mode.cpus
-            and self._memory[node] >= mode.memory
+            and self._memory[node] >= int(mode.memory * GIB)
             and (not mode.gpus or self.cluster.nodes[node].gpu_memory >= mode.gpu_memory)
             and (not mode.resources or all(self._resources[node].get(n, 0) >= a for n, a in mode.resources.items()))
         )
@@ -183,8 +188,8 @@ class Pool:
             return "is down"
         if self._cpus[node] < mode.cpus:
             return f"has {self._cpus[node]} free CPUs of the {mode.cpus} asked for"
-        if self._memory[node] < mode.memory:
-            return f"has {self._memory[node]:g} GiB of memory free of the {mode.memory:g} asked for"
+        if self._memory[node] < int(mode.memory * GIB):
+            return f"has {self._memory[node] / GIB:g} GiB of memory free of the {mode.memory:g} asked for"
         if mode.gpus and self.cluster.nodes[node].gpu_memory < mode.gpu_memory:
             return f"has {self.cluster.nodes[node].gpu_memory:g} GiB a GPU of the {mode.gpu_memory:g} asked for"
         short = next(n for n, amount in mode.resources.items() if self._resources[node].get(n, 0) < amount)

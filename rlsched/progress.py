@@ -70,22 +70,15 @@ def read(path: str | os.PathLike[str]) -> Progress | None:
         step, total, written = record.pop("step"), record.pop("total"), record.pop("time")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if not (_is_count(step) and _is_count(total) and total >= 1 and _is_number(written)):
+    if type(step) is not int or type(total) is not int or step < 0 or total < 1 or not _is_number(written):
         return None
-    metrics = {name: math.nan if value is None else float(value) for name, value in record.items() if _is_metric(value)}
-    return Progress(step, total, float(written), metrics)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    numbers = {name: value for name, value in record.items() if value is None or _is_number(value)}
+    return Progress(step, total, written, {n: math.nan if v is None else float(v) for n, v in numbers.items()})
 
 
 def _is_number(value: object) -> bool:
+    # bool is an int to Python; the bound refuses Infinity, NaN and endless integers
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _is_metric(value: object) -> bool:
-    return value is None or _is_number(value)
 
 
 def trainer_callback() -> TrainerCallback:

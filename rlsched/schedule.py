@@ -165,7 +165,7 @@ class Schedule:
         return result
 
     def _check_gangs_and_precedence(self) -> None:
-        finished: dict[tuple[int, int], float] = {}
+        finished: dict[tuple[int, int], list[float]] = defaultdict(list)
         for run in self.runs:
             mode, node_types = self.mode_of(run), {self.cluster.nodes[s.node].gpu_type for s in run.shares if s.gpus}
             if sum(len(share.gpus) for share in run.shares) != mode.gpus:
@@ -175,13 +175,13 @@ class Schedule:
             if run.start < self.jobs[run.member.job].job.release or run.end < run.start:
                 raise ValueError(f"{self.name_of(run)}: time runs backwards")
             if run.outcome is Outcome.FINISHED:
-                key = run.member[:2]
-                finished[key] = max(finished.get(key, 0.0), run.end)
+                finished[run.member[:2]].append(run.end)
         for run in self.runs:
             job = self.jobs[run.member.job].job
             for need in job.tasks[run.member.task].needs:
                 index = next(i for i, task in enumerate(job.tasks) if task.name == need)
-                if finished.get((run.member.job, index), math.inf) > run.start:
+                ends = finished[run.member.job, index]
+                if len(ends) < job.tasks[index].array or max(ends) > run.start:
                     raise ValueError(f"{self.name_of(run)}: started before {need!r} had finished")
 
     def _check_devices(self) -> None:

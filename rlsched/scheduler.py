@@ -177,6 +177,8 @@ class Scheduler:
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
             )
         events = self.backend.wait()
+        if not events:
+            raise StallError("nothing will ever happen again, but jobs are unfinished")
         self.state.now = self.schedule.end = self.backend.now
         for event in events:
             self._note(event)
@@ -210,7 +212,7 @@ class Scheduler:
         now = self.state.now
         allocation = run.allocation
         self.schedule.runs.append(
-            TaskRun(member, allocation.mode, allocation.shares, run.task.ready_at, run.start, now, outcome)
+            TaskRun(member, allocation.mode, allocation.shares, run.ready_at, run.start, now, outcome)
         )
         record = self.schedule.jobs[member.job]
         record.first_start = run.task.job.first_start

@@ -82,6 +82,7 @@ class Simulator:
         self._jobs: dict[int, Job] = {}
         self._factors: dict[int, list[list[float]]] = {}
         self._arrived = 0
+        self._last_release = 0.0
         self._runs: dict[Member, _Run] = {}
         self._work_left: dict[Member, float] = {}
         self._last_job: dict[tuple[int, int], int] = {}
@@ -94,7 +95,7 @@ class Simulator:
 
     @property
     def now(self) -> float:
-        return self._env.now
+        return max(self._env.now, self._last_release)  # SimPy's sum of delays can fall one bit short of a release
 
     @property
     def expecting(self) -> bool:
@@ -128,8 +129,7 @@ class Simulator:
         checkpoint_time = self._jobs[member.job].tasks[member.task].checkpoint_time
         left = self._left_now(run)
         if left * run.work > checkpoint_time * run.work_left:  # otherwise it ends before the checkpoint would
-            self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, left)
-            self._work_left[member] = left
+            self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, run.work_left)
             self._after(checkpoint_time, lambda: self._end(stopped, Preempted(member, left)))
 
     def wait(self) -> list[Event]:
@@ -160,6 +160,8 @@ class Simulator:
         """Report the end of a run, unless it was stopped or lost in the meantime."""
         if self._runs.get(event.member) is run:
             del self._runs[event.member]
+            if isinstance(event, Preempted):
+                self._work_left[event.member] = event.work_left
             self._events.append(event)
 
     def _await_next_arrival(self) -> None:
@@ -167,19 +169,21 @@ class Simulator:
         if job is None:
             self._expecting = False
             return
-        if job.release < self.now:
+        if job.release < self._last_release:
             raise ValueError(f"job {job.name!r} is released at {job.release:g} s, before the job ahead of it")
+        together = job.release == self._last_release
 
         def arrive() -> None:
             job_id = self._arrived
             self._arrived += 1
             self._jobs[job_id] = job
+            self._last_release = job.release
             if self.uncertainty.duration_noise:
                 self._factors[job_id] = self._draw_factors(job)
             self._events.append(Arrived(job_id, job))
             self._await_next_arrival()
 
-        self._after(job.release - self.now, arrive)
+        self._after(0.0 if together else max(0.0, job.release - self._env.now), arrive)
 
     def _draw_factors(self, job: Job) -> list[list[float]]:
         sigma = self.uncertainty.duration_noise

@@ -33,6 +33,7 @@ class TaskState:
         running, done: numbers of members.
         ready_at: when the last of its needs was met, seconds.
         rank: upward rank, seconds (see `Job.upward_ranks`).
+        work: GPU-seconds of all members in the most efficient mode.
         work_left: for members that were stopped, the part of the work they have left, in (0, 1].
     """
 
@@ -40,6 +41,7 @@ class TaskState:
     index: int
     task: Task
     rank: float
+    work: float
     needs_left: int
     waiting: list[int]
     running: int = 0
@@ -62,7 +64,7 @@ class TaskState:
         return 1.0 if self.work_left is None else self.work_left.get(member, 1.0)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class JobState:
     """An active job: arrived, not ended.
 
@@ -99,11 +101,12 @@ _UNSETTLED = (Status.BLOCKED, Status.READY, Status.RUNNING)
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A member that is running: on what, since when, and until when by the estimates (seconds)."""
+    """A member that is running: on what, ready and running since when, until when by the estimates (seconds)."""
 
     allocation: Allocation
     task: TaskState
     mode: Mode
+    ready_at: float
     start: float
     expected_end: float
     stopping: bool = False
@@ -130,6 +133,16 @@ class State:
         self.ready_cpu: dict[tuple[int, int], TaskState] = {}
         self.running: dict[Member, Run] = {}
         self._empty = Pool(cluster)
+        self._arrived = 0
+        self._critical_paths = 0.0
+
+    @property
+    def typical_time(self) -> float:
+        """Mean critical path of the jobs that have arrived, seconds: the unit in which this workload's times are seen.
+
+        Features divided by it look the same for jobs of hours and of seconds.
+        """
+        return self._critical_paths / self._arrived if self._arrived else 1.0
 
     def expected_time(self, task: TaskState, mode: Mode, shares: tuple[Share, ...]) -> float:
         """Seconds the task's next member would hold these devices, by the estimates: set-up, restore and run."""
@@ -152,10 +165,12 @@ class State:
             if not any(self.fits_when_empty(mode) for mode in task.modes):
                 raise ValueError(f"job {job.name!r}: task {task.name!r} asks for more than the cluster has")
         entry = JobState(job_id, job, [], len(job.tasks), job.least_work)
-        for i, (task, rank) in enumerate(zip(job.tasks, job.upward_ranks(), strict=True)):
+        for i, (task, rank) in enumerate(zip(job.tasks, job.upward_ranks, strict=True)):
             members = list(range(task.array - 1, -1, -1))
-            entry.tasks.append(TaskState(entry, i, task, rank, job.needs_left[i], members))
+            entry.tasks.append(TaskState(entry, i, task, rank, job.task_work[i], job.needs_left[i], members))
         self.jobs[job_id] = entry
+        self._arrived += 1
+        self._critical_paths += job.critical_path
         for state in entry.tasks:
             if not state.needs_left:
                 self._make_ready(state)
@@ -180,14 +195,11 @@ class State:
         if not 0 <= allocation.mode < len(task.task.modes):
             raise ValueError(f"{self.describe(allocation.member)} has no mode {allocation.mode}")
         mode = task.task.modes[allocation.mode]
-        task.waiting.remove(member)
-        task.waiting.append(member)
-        expected = self.expected_time(task, mode, allocation.shares)
         try:
-            self.pool.take(allocation.shares, mode, job_id)
+            cold = self.pool.take(allocation.shares, mode, job_id)
         except ValueError as error:
             raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
-        task.waiting.pop()
+        task.waiting.remove(member)
         task.running += 1
         if not task.waiting:
             task.status = Status.RUNNING
@@ -195,7 +207,8 @@ class State:
         job.gpus += mode.gpus
         if job.first_start is None:
             job.first_start = self.now
-        run = Run(allocation, task, mode, self.now, self.now + expected)
+        expected = run_time(task.task, mode, self.cluster, len(allocation.shares), task.left(member), cold)
+        run = Run(allocation, task, mode, task.ready_at, self.now, self.now + expected)
         self.running[allocation.member] = run
         return run
 
@@ -204,7 +217,7 @@ class State:
         run = self._release(member)
         task = run.task
         task.done += 1
-        task.job.work_left -= task.task.least_work / task.task.array
+        task.job.work_left -= task.work / task.task.array
         if task.done == task.task.array:
             self._settle(task, Status.DONE)
             for successor in task.job.job.successors[task.index]:
@@ -284,12 +297,14 @@ class State:
             job.unsettled -= 1
 
     def _skip_dependants(self, task: TaskState) -> None:
-        for index in task.job.job.successors[task.index]:
-            dependant = task.job.tasks[index]
+        job = task.job
+        doomed = list(job.job.successors[task.index])
+        while doomed:
+            dependant = job.tasks[doomed.pop()]
             if dependant.status is Status.BLOCKED:
                 dependant.status = Status.SKIPPED
-                task.job.unsettled -= 1
-                self._skip_dependants(dependant)
+                job.unsettled -= 1
+                doomed += job.job.successors[dependant.index]
 
 
 def run_time(task: Task, mode: Mode, cluster: Cluster, nodes: int, work_left: float, cold: bool) -> float:

@@ -1,20 +1,20 @@
 """A YAML file as plain data that knows the line of everything in it, so that an error can name file, line and field.
 
-Values follow the YAML 1.2 core schema, so `on`, `no`, `1:30` and `007` stay text and `1e-5` is a number, which YAML 1.1
-would get wrong. Tags are refused, hence nothing in a file is ever executed.
+Scalars follow the YAML 1.2 core schema: `on`, `no`, `1:30` and `007` stay text and `1e-5` is a number, all of which
+YAML 1.1 reads otherwise. Tags are refused, hence nothing in a file is ever executed.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 Location = tuple[str | int, ...]
@@ -29,18 +29,18 @@ _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
 }
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
-_MOST_VALUES = 1_000_000  # aliases of aliases can make a short file describe more values than memory holds
+_MOST_ALIASED = 20_000  # lists and mappings; aliases of aliases let a short file describe more than memory holds
 
 
 class Spelled(float):
-    """A number that prints the way it was written: `1e-5` and `0.10` are part of file names."""
+    """A number that prints the way it was written: `1e-5` and `0.10` are parts of file names."""
+
+    text: str
 
     def __new__(cls, text: str) -> Spelled:
         number = super().__new__(cls, text)
         number.text = text
         return number
-
-    text: str
 
     def __str__(self) -> str:
         return self.text
@@ -57,31 +57,55 @@ def read_scalar(text: str) -> Scalar | None:
     return text
 
 
+def as_text(value: object) -> str:
+    """A scalar in YAML's spelling."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """The end of an error message about a name that is not one of `names`."""
+    known = list(names)
+    meant = get_close_matches(str(name), known, n=1)
+    return f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(known)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = as_text(value) if isinstance(value, bool | Spelled) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def expected(what: str) -> WrapValidator:
-    """Annotation of a pydantic field: whatever is wrong with the value, say that `what` was expected."""
+    """Annotation of a pydantic field: whatever is wrong with its value, say that `what` was expected."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
             return handler(value)
         except ValidationError:
-            raise PydanticCustomError("expected", "{what}", {"what": what}) from None
+            raise PydanticCustomError("expected", "expected {what}", {"what": what}) from None
 
     return WrapValidator(validate)
 
 
-def nearest(name: object, names: Sequence[str]) -> str | None:
-    """The name that was probably meant."""
-    return next(iter(get_close_matches(str(name), names, n=1)), None)
+class Strict(BaseModel):
+    """A mapping in a file: unknown keys are errors, and the docstrings of the fields are their descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, data: Any) -> Any:
+        return know_every_key(cls, data)
 
 
-def shown(value: object) -> str:
-    """A value as an error message cites it, in YAML's spelling and not too long."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool | Spelled):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def know_every_key(model: type[BaseModel], data: Any) -> Any:
+    """The data unchanged, if it has no keys but the fields of the model."""
+    for key in data if isinstance(data, dict) else ():
+        if key not in model.model_fields:
+            hint = did_you_mean(key, model.model_fields)
+            raise PydanticCustomError("unknown_key", "unknown key, {hint}", {"key": key, "hint": hint})
+    return data
 
 
 class Document:
@@ -92,39 +116,36 @@ class Document:
         data: mappings, lists and scalars. Numbers that are no integers are `Spelled`.
 
     Raises:
-        error: the file cannot be read, is no YAML, has a tag, or a key twice. `error` is the caller's kind of ValueError.
+        error: the file cannot be read, is no YAML, or has a tag or a key twice. `error` is the caller's ValueError.
     """
 
     def __init__(self, file: Path, error: type[ValueError]) -> None:
         self.file = file
         self._error = error
-        self._count = 0
+        self._aliased = 0
+        # for each list and mapping, by index or key: the node whose line counts, and the node of the value
+        self._inside: dict[int, dict[Scalar | None, tuple[yaml.Node, yaml.Node]]] = {}
         self._root = self._compose()
-        self.data = self._construct(self._root, (), frozenset())
+        self.data: Any = self._construct(self._root, (), frozenset())
 
     def fail(self, location: Location, message: str) -> NoReturn:
         """Raise the error for a place in the file: one sentence with file, line and field."""
-        field = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).lstrip(".")
-        self._fail_on(self.line(location), f"{field}: {message}" if field else message)
+        self._fail(self.line(location), location, message)
 
     def line(self, location: Location) -> int:
-        """Line of a place in the file, or of the nearest thing around it that exists."""
+        """Line of a place in the file, or of the nearest thing around it that is there."""
         line, node = 1, self._root
         for key in location:
-            if isinstance(node, yaml.MappingNode):
-                inner = next(((k, v) for k, v in node.value if self._scalar(k) == key), None)
-            else:
-                items = node.value if isinstance(node, yaml.SequenceNode) and isinstance(key, int) else []
-                inner = next(((item, item) for item in items[key:]), None) if items else None
-            if inner is None:
+            if key not in (inside := self._inside.get(id(node), {})):
                 break
-            line, node = inner[0].start_mark.line + 1, inner[1]
+            mark, node = inside[key]
+            line = mark.start_mark.line + 1
         return line
 
     def validate(
         self, model: type[_Model], data: object, locate: Callable[[Location], Location] = lambda location: location
     ) -> _Model:
-        """Data as a pydantic model; `locate` maps a location in `data` to the one in the file if they differ.
+        """Data as a pydantic model; `locate` maps a location in `data` to the one in the file.
 
         Raises:
             error: cites the first thing that is wrong.
@@ -135,24 +156,21 @@ class Document:
             first = errors.errors(include_url=False)[0]
         location = tuple(key for key in first["loc"] if key != "[key]")
         match first["type"]:
-            case "expected":
-                message = f"expected {first['msg']}, found {shown(first['input'])}"
+            case "unknown_key":
+                self.fail(locate((*location, first["ctx"]["key"])), first["msg"])
             case "missing":
-                message = "is missing"
-            case "extra_forbidden":
-                self.unknown_key(locate(location), keys_of(model, location))
+                self.fail(locate(location), "is missing")
+            case "dict_type" | "model_type":
+                self.fail(locate(location), f"expected a mapping, found {_shown(first['input'])}")
+            case "too_short":
+                self.fail(locate(location), f"expected at least one, found {_shown(first['input'])}")
             case _:
-                message = f"{first['msg'].lower()}, found {shown(first['input'])}"
-        self.fail(locate(location), message)
+                self.fail(locate(location), f"{first['msg']}, found {_shown(first['input'])}")
 
-    def unknown_key(self, location: Location, known: Sequence[str]) -> NoReturn:
-        """Raise the error for a key that means nothing here."""
-        meant = nearest(location[-1], known)
-        hint = f"did you mean {meant!r}?" if meant else f"expected one of {', '.join(known)}"
-        self.fail(location, f"unknown key, {hint}")
-
-    def _fail_on(self, line: int, message: str) -> NoReturn:
-        raise self._error(f"{self.file}:{line}: {message}")
+    def _fail(self, line: int, location: Location, message: str) -> NoReturn:
+        field = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).removeprefix(".")
+        sentence = f"{field}: {message}" if field else message
+        raise self._error(f"{self.file}:{line}: {' '.join(sentence.splitlines())}")
 
     def _compose(self) -> yaml.Node:
         try:
@@ -161,47 +179,49 @@ class Document:
             raise self._error(f"{self.file}: cannot be read: {error.strerror}") from None
         try:
             text = content.decode("utf-8-sig")
-            # BaseLoader takes every scalar as text; what it means is up to _scalar.
-            root = yaml.compose(text, Loader=yaml.BaseLoader)
         except UnicodeDecodeError as error:
-            self._fail_on(content.count(b"\n", 0, error.start) + 1, "expected UTF-8 text")
+            self._fail(content.count(b"\n", 0, error.start) + 1, (), "expected text in UTF-8")
+        try:
+            # BaseLoader knows no tags and takes every scalar as text; what the text means is up to read_scalar.
+            root = yaml.compose(text, Loader=yaml.BaseLoader)
         except yaml.reader.ReaderError as error:
-            self._fail_on(text.count("\n", 0, error.position) + 1, "expected YAML, found a control character")
+            self._fail(text.count("\n", 0, error.position) + 1, (), "expected YAML, found a control character")
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            self._fail_on(mark.line + 1 if mark else 1, f"expected YAML, but {error.problem}")
+            self._fail(mark.line + 1 if mark else 1, (), f"expected YAML: {error.problem}")
         except RecursionError:
-            self._fail_on(1, "expected YAML, found too deep a nesting")
+            self._fail(1, (), "expected YAML, found lists or mappings nested too deeply")
         if root is None:
-            self._fail_on(1, "expected a mapping, found an empty file")
+            self._fail(1, (), "expected a mapping, found an empty file")
         return root
 
     def _construct(self, node: yaml.Node, location: Location, around: frozenset[int]) -> Any:
-        line = node.start_mark.line + 1
-        self._count += 1
-        if id(node) in around or self._count > _MOST_VALUES:
-            self._fail_on(line, "expected plain values, found aliases that never end")
+        self._aliased += id(node) in self._inside
+        if id(node) in around or self._aliased > _MOST_ALIASED:
+            self._fail(node.start_mark.line + 1, location, "expected a finite value, found aliases of aliases")
         around |= {id(node)}
-        if isinstance(node, yaml.SequenceNode) and node.tag in _PLAIN_TAGS:
-            return [self._construct(item, (*location, i), around) for i, item in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode) or node.tag not in _PLAIN_TAGS:
-            return self._scalar(node)
-        mapping: dict[Scalar | None, Any] = {}
-        for key_node, value_node in node.value:
-            key = self._scalar(key_node)
-            if key in mapping:
-                self._fail_on(key_node.start_mark.line + 1, f"expected every key once, found {shown(key)} again")
-            mapping[key] = self._construct(value_node, (*location, str(key)), around)
-        return mapping
-
-    def _scalar(self, node: yaml.Node) -> Scalar | None:
         if node.tag not in _PLAIN_TAGS:
-            self._fail_on(node.start_mark.line + 1, f"expected plain YAML, found the tag {node.tag!r}")
-        if not isinstance(node, yaml.ScalarNode):
-            self._fail_on(node.start_mark.line + 1, "expected a plain key, found a list or a mapping")
-        return read_scalar(node.value) if node.style is None else node.value
+            self._fail(node.start_mark.line + 1, location, f"expected plain YAML, found the tag {node.tag!r}")
+        if isinstance(node, yaml.SequenceNode):
+            self._inside[id(node)] = {i: (item, item) for i, item in enumerate(node.value)}
+            return [self._construct(item, (*location, i), around) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            inside = self._inside[id(node)] = self._keys(node, location)
+            return {key: self._construct(value, (*location, str(key)), around) for key, (_, value) in inside.items()}
+        assert isinstance(node, yaml.ScalarNode)
+        return _meaning(node)
+
+    def _keys(self, node: yaml.MappingNode, location: Location) -> dict[Scalar | None, tuple[yaml.Node, yaml.Node]]:
+        keys: dict[Scalar | None, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _PLAIN_TAGS:
+                self._fail(line, location, "expected a text or a number as key")
+            if (key := _meaning(key_node)) in keys:
+                self._fail(line, location, f"expected every key once, found {key!r} again")
+            keys[key] = key_node, value_node
+        return keys
 
 
-def keys_of(model: type[BaseModel], location: Location) -> list[str]:
-    """Fields of the model, or of the model inside it, that `location` lies directly in."""
-    raise NotImplementedError
+def _meaning(node: yaml.ScalarNode) -> Scalar | None:
+    return read_scalar(node.value) if node.style is None else str(node.value)

@@ -1,0 +1,169 @@
+"""SchedulingEnv: the scheduler and the simulator, seen by a reinforcement-learning agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlsched.envs.encoding import (
+    CANDIDATE_FEATURES,
+    CRITIC_FEATURES,
+    GLOBAL_FEATURES,
+    MAX_CANDIDATES,
+    MAX_EDGES,
+    MAX_TASKS,
+    TASK_FEATURES,
+    Candidate,
+    Encoder,
+    action_mask,
+)
+from rlsched.envs.reward import Reward, make_reward
+from rlsched.model import Job
+from rlsched.scenario import Scenario, load_scenario
+from rlsched.scheduler import Scheduler
+from rlsched.simulator import Simulator
+from rlsched.state import State
+
+WAIT = 0
+
+Observation = dict[str, NDArray[np.generic]]
+
+
+def observation_space(graph: bool) -> spaces.Space[Any]:
+    """Space of the observations; see the legend in `rlsched.envs.encoding` for what the shapes mean."""
+
+    def box(*shape: int) -> spaces.Box:
+        return spaces.Box(-np.inf, np.inf, shape, dtype=np.float32)
+
+    parts: dict[str, spaces.Space[Any]] = {
+        "globals": box(GLOBAL_FEATURES),
+        "candidates": box(MAX_CANDIDATES, CANDIDATE_FEATURES),
+        "critic": box(CRITIC_FEATURES),
+    }
+    if graph:
+        parts["tasks"] = box(MAX_TASKS, TASK_FEATURES)
+        parts["edges"] = spaces.Box(-1, MAX_TASKS, (MAX_EDGES, 2), dtype=np.int32)
+        parts["candidate_task"] = spaces.Box(-1, MAX_TASKS, (MAX_CANDIDATES,), dtype=np.int32)
+    return spaces.Dict(parts)
+
+
+@lru_cache(maxsize=64)
+def _jobs(scenario: Scenario, seed: int) -> list[Job]:
+    """A workload's jobs; environments in one process play the same ones at the same time."""
+    return scenario.jobs(seed)
+
+
+class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
+    """One episode is one workload of the scenario, simulated to its end.
+
+    Each step is one decision at an instant at which at least one candidate fits: action 0 waits for the next event,
+    action i starts candidate i. An illegal action (the mask forbids it) counts as waiting, or as the first candidate
+    where waiting is illegal too; `info["illegal"]` says so.
+
+    The reward is the negative of what the objective integrates over the time that passes, so that the undiscounted
+    return of an episode is the negative objective in units of the workload's mean critical path (`make_reward`).
+
+    Args:
+        scenario: a name, a path, or a Scenario.
+        graph: also observe the DAG (tasks, edges, candidate_task).
+        first_seed: `reset()` without a seed plays workloads first_seed, first_seed + 1, ... Default: the
+            scenario's training range.
+
+    `info` always has `time` (seconds, simulated) and `arrivals_over` (no more jobs to come).
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (gymnasium's own form)
+
+    def __init__(self, scenario: str | Path | Scenario, graph: bool = True, first_seed: int | None = None) -> None:
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self.observation_space = observation_space(graph)
+        self.action_space = spaces.Discrete(MAX_CANDIDATES)
+        self._encoder = Encoder(graph)
+        self._next_seed = self.scenario.seeds.train if first_seed is None else first_seed
+        self._candidates: list[Candidate] = []
+        self._owed = 0.0  # what the time before the first decision cost: comes with the first reward
+        self._scheduler: Scheduler
+        self._reward: Reward
+
+    @property
+    def state(self) -> State:
+        """The scheduler's state, for looking at; changing it breaks the episode."""
+        return self._scheduler.state
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler of this episode; after the end its `schedule` holds every metric."""
+        return self._scheduler
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        workload = self._next_seed if seed is None else seed
+        self._next_seed = workload + 1
+        scenario, jobs = self.scenario, _jobs(self.scenario, workload)
+        self._scheduler = Scheduler(Simulator(scenario.cluster, jobs, workload, scenario.uncertainty))
+        self._reward = make_reward(scenario.objective, jobs, scenario.cluster)
+        self._owed = self._to_next_decision()
+        return self._observe(), self._info(illegal=False)
+
+    def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        mask = self.action_masks()
+        illegal = not (0 <= int(action) < len(mask) and mask[int(action)])
+        chosen = int(action) if not illegal else int(np.argmax(mask))
+        reward, self._owed = self._owed, 0.0
+        if chosen == WAIT:
+            reward += self._advance()
+        else:
+            candidate = self._candidates[chosen - 1]
+            allocation = self.state.allocate(candidate.task, candidate.mode)
+            assert allocation is not None, "a candidate fits until the next event"
+            self._scheduler.apply([allocation])
+        reward += self._to_next_decision()
+        return self._observe(), reward, self._scheduler.finished, False, self._info(illegal)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions are legal now, (MAX_CANDIDATES,); the name is the one that sb3-contrib looks for."""
+        return action_mask(self.state, self._candidates)
+
+    def _to_next_decision(self) -> float:
+        """Advance until some candidate fits or everything has ended; the reward on the way."""
+        reward = 0.0
+        self._candidates = self._encoder.candidates(self.state)
+        while not self._candidates and not self._scheduler.finished:
+            reward += self._advance()
+            self._candidates = self._encoder.candidates(self.state)
+        return reward
+
+    def _advance(self) -> float:
+        before, jobs = self.state.now, list(self.state.jobs.values())
+        self._scheduler.advance()
+        return -self._reward(jobs, before, self.state.now)
+
+    def _observe(self) -> Observation:
+        return self._encoder.encode(self.state, self._candidates)
+
+    def _info(self, illegal: bool) -> dict[str, Any]:
+        return {
+            "time": self.state.now,
+            "arrivals_over": not self._scheduler.backend.expecting,
+            "illegal": illegal,
+        }
+
+
+def make_vector_env(scenario: str | Path | Scenario, count: int, graph: bool = False) -> Any:
+    """`count` environments in one process (stable-baselines3's DummyVecEnv), each on training workloads of its own."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+    factories: Sequence[Any] = [
+        (lambda i=i: SchedulingEnv(loaded, graph, loaded.seeds.train + i * 100_000)) for i in range(count)
+    ]
+    return DummyVecEnv(list(factories))

@@ -1,0 +1,273 @@
+"""Train a policy on a scenario: read from top to bottom.
+
+    rlsched train het16 -o runs/het16
+
+Every iteration plays whole episodes of the scenario's training workloads and updates the network by PPO
+(`rlsched.policies.ppo`). Every few iterations the policy is tried on the validation workloads beside a reference
+heuristic on the same ones; the best so far is what `policy.safetensors` holds. Seeds for reporting are never touched.
+
+The output directory holds policy.safetensors + policy.json (the best by validation), curve.csv (one row an
+evaluation), tensorboard/, and checkpoint.pt, from which `--resume` continues to the same result, bit for bit, as an
+uninterrupted training would have had.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from rlsched.envs.scheduling import SchedulingEnv, make_vector_env
+from rlsched.manifest import manifest
+from rlsched.policies.learned import save_policy
+from rlsched.policies.network import NetworkConfig
+from rlsched.policies.ppo import GroupPPO
+from rlsched.policies.registry import load_policy
+from rlsched.scenario import Scenario
+from rlsched.scheduler import Scheduler
+
+REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
+
+
+class ResumeError(ValueError):
+    """A training that cannot be continued as asked; one sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """What decides the result of a training, beside the scenario.
+
+    Attributes:
+        steps: decisions to train for; the last iteration is completed.
+        seed: of the initial weights and all sampling.
+        sequences, rollouts: arrival sequences an iteration, and how often each is played.
+        validate_every: iterations between validations.
+        validation_workloads: how many workloads a validation plays.
+        learning_rate, final_learning_rate: Adam's, decaying linearly over `steps`.
+        horizon, trace: see `GroupPPO`.
+        graph_layers: see `NetworkConfig`.
+    """
+
+    steps: int = 1_500_000
+    seed: int = 0
+    sequences: int = 8
+    rollouts: int = 8
+    validate_every: int = 3
+    validation_workloads: int = 32
+    learning_rate: float = 3e-3
+    final_learning_rate: float = 3e-4
+    horizon: float = 20.0
+    trace: float = 2.5
+    graph_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One point of the learning curve.
+
+    Attributes:
+        decisions: made in training so far.
+        objective: of the policy, mean over the validation workloads, seconds.
+        reference: of the reference heuristic on the same workloads, seconds.
+        seconds: wall-clock time of the training so far.
+    """
+
+    decisions: int
+    objective: float
+    reference: float
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Below 1: better than the reference."""
+        return self.objective / self.reference
+
+
+Progress = Callable[[int, Evaluation | None], None]
+"""Called after every iteration with the decisions so far, and the evaluation if there was one."""
+
+
+def train(
+    scenario: Scenario, out: Path, config: TrainingConfig, resume: bool = False, progress: Progress | None = None
+) -> list[Evaluation]:
+    """Train, write the results to `out`, and return the learning curve.
+
+    Raises:
+        ResumeError: `out` holds a training already and `resume` is false, or it was started with another set-up.
+    """
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint_path = out / "checkpoint.pt"
+    identity = {"scenario": scenario.name, **asdict(config)}
+    previous = _read_checkpoint(checkpoint_path, identity, resume)
+
+    env = make_vector_env(scenario, config.sequences * config.rollouts, graph=config.graph_layers > 0)
+    model = GroupPPO(
+        env,
+        sequences=config.sequences,
+        first_seed=scenario.seeds.train,
+        horizon=config.horizon,
+        trace=config.trace,
+        learning_rate=lambda left: config.final_learning_rate
+        + (config.learning_rate - config.final_learning_rate) * max(0.0, left),
+        n_steps=2,  # the rollout's length is that of its episodes; see GroupPPO
+        batch_size=1024,
+        n_epochs=4,
+        clip_range=0.2,
+        ent_coef=0.0,
+        vf_coef=0.5,
+        max_grad_norm=0.5,
+        seed=config.seed,
+        policy_kwargs={"network": NetworkConfig(graph_layers=config.graph_layers)},
+        device="cpu",
+    )
+    model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
+    recorder = _Recorder(scenario, out, config, identity, progress)
+    if previous is not None:
+        recorder.restore(model, previous)
+    else:
+        recorder.begin()
+    if model.num_timesteps < config.steps:
+        # stable-baselines3 counts what is to come, not the total, when it goes on
+        model.learn(config.steps - model.num_timesteps, callback=recorder, reset_num_timesteps=previous is None)
+    else:
+        recorder.init_callback(model)
+    recorder.finish()
+    return recorder.curve
+
+
+class _Recorder(BaseCallback):
+    """Validates, keeps the best policy, and writes checkpoints between a rollout and its update."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        out: Path,
+        config: TrainingConfig,
+        identity: dict[str, Any],
+        progress: Progress | None,
+    ) -> None:
+        super().__init__()
+        self.scenario, self.out, self.config, self.identity, self.progress = scenario, out, config, identity, progress
+        self.curve: list[Evaluation] = []
+        self.seeds = list(scenario.seed_range("validation", config.validation_workloads))
+        self.environments = [SchedulingEnv(scenario, config.graph_layers > 0) for _ in self.seeds]
+        self.reference_name, self.reference = "", float("inf")
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+
+    def begin(self) -> None:
+        """Measure the reference: the best of a few heuristics on the validation workloads."""
+        self.reference, self.reference_name = min((self._heuristic(name), name) for name in REFERENCES)
+
+    def restore(self, model: GroupPPO, checkpoint: dict[str, Any]) -> None:
+        model.policy.load_state_dict(checkpoint["policy"])
+        model.policy.optimizer.load_state_dict(checkpoint["optimizer"])
+        model.iteration, model.num_timesteps = checkpoint["iteration"], checkpoint["num_timesteps"]
+        self.curve = [Evaluation(*row) for row in checkpoint["curve"]]
+        self.reference_name, self.reference = checkpoint["reference_name"], checkpoint["reference"]
+        self.seconds_before = checkpoint["seconds"]
+
+    def _on_rollout_start(self) -> None:
+        """All of an update is in the weights now: the moment to validate and to write a checkpoint."""
+        model = self._group_ppo()
+        evaluation = self._evaluate() if model.iteration % self.config.validate_every == 0 else None
+        self._checkpoint(model)
+        if self.progress is not None:
+            self.progress(model.num_timesteps, evaluation)
+
+    def finish(self) -> None:
+        """Validate and save the last update too."""
+        self._evaluate()
+        self._checkpoint(self._group_ppo())
+        if self.progress is not None:
+            self.progress(self._group_ppo().num_timesteps, self.curve[-1])
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _group_ppo(self) -> GroupPPO:
+        assert isinstance(self.model, GroupPPO)
+        return self.model
+
+    def _evaluate(self) -> Evaluation:
+        model = self._group_ppo()
+        if self.curve and self.curve[-1].decisions == model.num_timesteps:
+            return self.curve[-1]  # a resumed training starts where this evaluation was made
+        model.play(self.environments, self.seeds, deterministic=True)
+        metrics = [env.scheduler.schedule.metrics()[self.scenario.objective] for env in self.environments]
+        result = Evaluation(model.num_timesteps, float(np.mean(metrics)), self.reference, self._seconds())
+        best = min((e.objective for e in self.curve), default=float("inf"))
+        self.curve.append(result)
+        self.model.logger.record("validation/ratio", result.ratio)
+        if result.objective < best:
+            self._save(result)
+        with (self.out / "curve.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["decisions", self.scenario.objective, self.reference_name, "ratio", "seconds"])
+            rows.writerows([e.decisions, e.objective, e.reference, e.ratio, round(e.seconds, 1)] for e in self.curve)
+        return result
+
+    def _save(self, best: Evaluation) -> None:
+        card = {
+            "kind": "learned scheduling policy (PPO)",
+            "scenario": self.scenario.name,
+            "objective": self.scenario.objective,
+            "training": asdict(self.config),
+            "training_seeds": f"from {self.scenario.seeds.train}",
+            "validation": {
+                "seeds": [self.seeds[0], self.seeds[-1]],
+                "decisions": best.decisions,
+                "objective": best.objective,
+                "reference": {self.reference_name: best.reference},
+                "ratio": best.ratio,
+            },
+            "curve": [{"decisions": e.decisions, "ratio": round(e.ratio, 4)} for e in self.curve],
+            "manifest": manifest(seeds=[self.config.seed]),
+        }
+        save_policy(self.out / "policy", self._group_ppo().network, card)
+
+    def _checkpoint(self, model: GroupPPO) -> None:
+        content = {
+            "identity": json.dumps(self.identity),
+            "policy": model.policy.state_dict(),
+            "optimizer": model.policy.optimizer.state_dict(),
+            "iteration": model.iteration,
+            "num_timesteps": model.num_timesteps,
+            "curve": [[e.decisions, e.objective, e.reference, e.seconds] for e in self.curve],
+            "reference_name": self.reference_name,
+            "reference": self.reference,
+            "seconds": self._seconds(),
+        }
+        temporary = self.out / "checkpoint.tmp"
+        torch.save(content, temporary)
+        temporary.replace(self.out / "checkpoint.pt")
+
+    def _heuristic(self, name: str) -> float:
+        schedules = (Scheduler(self.scenario.simulator(seed)).run(load_policy(name)) for seed in self.seeds)
+        return float(np.mean([schedule.metrics()[self.scenario.objective] for schedule in schedules]))
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+
+def _read_checkpoint(path: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    if not resume:
+        raise ResumeError(f"{path.parent}: holds a training already; use --resume to continue it, or another -o")
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    begun = json.loads(checkpoint["identity"])
+    for name, value in identity.items():
+        if begun.get(name) != value:
+            raise ResumeError(f"{path.parent}: was started with {name} {begun.get(name)}, not {value}")
+    return checkpoint

@@ -1,0 +1,132 @@
+"""A trained policy as a file, and as a Policy. Needs torch and safetensors; neither stable-baselines3 nor pickle.
+
+A policy is two files side by side: NAME.safetensors (the weights) and NAME.json (the card: how it was trained, on
+what, how it scored, and the sizes of the network).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rlsched.envs.encoding import Encoder, action_mask
+from rlsched.model import Allocation
+from rlsched.policies.network import NetworkConfig, SchedulingNetwork
+from rlsched.state import State
+
+FORMAT = 1  # of the observation and the card; a change of either makes old files unreadable
+
+
+class PolicyFileError(ValueError):
+    """A policy file that cannot be used; one sentence says why."""
+
+
+class LearnedPolicy:
+    """Starts the candidate that the network scores highest, one at a time, or waits.
+
+    Args:
+        network: a trained network.
+        temperature: 0 takes the best candidate; above 0 samples from softmax(logits / temperature).
+        seed: of the sampling.
+    """
+
+    def __init__(self, network: SchedulingNetwork, temperature: float = 0.0, seed: int = 0) -> None:
+        self.network = network.eval()
+        self.temperature = temperature
+        self._rng = np.random.default_rng(seed)
+        self._encoder = Encoder(graph=network.graph is not None)
+
+    def __call__(self, state: State) -> Sequence[Allocation]:
+        candidates = self._encoder.candidates(state)
+        mask = action_mask(state, candidates)
+        if not mask[1:].any():
+            return ()
+        observation = self._encoder.encode(state, candidates, critic=False)
+        rows = 1 + len(candidates)
+        tensors = {key: torch.as_tensor(array)[None] for key, array in observation.items()}
+        tensors["candidates"] = tensors["candidates"][:, :rows]
+        with torch.inference_mode():
+            logits = self.network.actor(tensors)[0, :rows].double().numpy()
+        logits[~mask[:rows]] = -np.inf
+        if self.temperature:
+            weights = np.exp((logits - logits.max()) / self.temperature)
+            action = int(self._rng.choice(rows, p=weights / weights.sum()))
+        else:
+            action = int(logits.argmax())
+        if action == 0:
+            return ()
+        chosen = candidates[action - 1]
+        allocation = state.allocate(chosen.task, chosen.mode)
+        return () if allocation is None else (allocation,)
+
+
+def save_policy(path: Path, network: SchedulingNetwork, card: Mapping[str, Any]) -> Path:
+    """Write NAME.safetensors and NAME.json, each atomically; the card comes last. Returns the weights' path."""
+    path = path.with_suffix(".safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+    temporary.replace(path)
+    content = {"format": FORMAT, "network": network.config.as_dict(), **card}
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path.with_suffix(".json"))
+    return path
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card beside a policy's weights.
+
+    Raises:
+        PolicyFileError: missing, not JSON, or of another format.
+    """
+    card_path = path.with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text())
+    except FileNotFoundError:
+        raise PolicyFileError(f"{card_path}: the policy's card is missing") from None
+    except (ValueError, OSError) as error:
+        raise PolicyFileError(f"{card_path}: not a policy card: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else card
+        raise PolicyFileError(f"{card_path}: format: expected {FORMAT}, found {found!r}")
+    return card
+
+
+def load_network(path: Path) -> SchedulingNetwork:
+    """The network in a policy file; `path` may name the weights, or a directory that holds one policy.
+
+    Raises:
+        PolicyFileError: nothing there, or not a policy of this format.
+    """
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise PolicyFileError(f"{path}: expected one .safetensors file in the directory, found {len(found)}")
+        path = found[0]
+    if not path.is_file():
+        raise PolicyFileError(f"{path}: no such policy file")
+    card = read_card(path)
+    try:
+        network = SchedulingNetwork(NetworkConfig(**card["network"]))
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise PolicyFileError(f"{path}: the weights do not fit the network on the card: {reason}") from None
+    return network
+
+
+def load_learned(path: str | Path, temperature: float = 0.0, seed: int = 0) -> LearnedPolicy:
+    """A policy from its file, ready to use.
+
+    Raises:
+        PolicyFileError: see `load_network`.
+    """
+    torch.set_num_threads(1)  # two threads on a few rows are slower than one, and collapse on busy cores
+    return LearnedPolicy(load_network(Path(path)), temperature, seed)

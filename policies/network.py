@@ -1,0 +1,124 @@
+"""The network of a learned policy: one score a candidate with shared weights, and a critic.
+
+Nothing in it depends on the number of tasks, candidates, nodes or GPUs, so a policy may be used on sizes it was not
+trained on. Shapes are those of the legend in `rlsched.envs.encoding`, with a batch dimension B in front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlsched.envs.encoding import CANDIDATE_FEATURES, CRITIC_FEATURES, GLOBAL_FEATURES, TASK_FEATURES
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Sizes of the network.
+
+    Attributes:
+        hidden: width of the two hidden layers of the candidate scorer.
+        critic_hidden: width of the two hidden layers of the critic.
+        graph_layers: rounds of message passing over the task DAG; 0: no graph network.
+        graph_hidden: width of the task embeddings.
+    """
+
+    hidden: int = 32
+    critic_hidden: int = 64
+    graph_layers: int = 0
+    graph_hidden: int = 16
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the policy's card."""
+        return asdict(self)
+
+
+class GraphEncoder(nn.Module):
+    """Embeds every task of the DAG from its features and its successors' and predecessors' embeddings.
+
+    Message passing in both directions with shared weights in all rounds, in the manner of Decima's graph network
+    (Mao et al., Learning Scheduling Algorithms for Data Processing Clusters, SIGCOMM 2019, sec. 5.1), which passes
+    messages from successors only.
+    """
+
+    def __init__(self, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.embed = nn.Linear(TASK_FEATURES, hidden)
+        self.update = nn.Linear(3 * hidden, hidden)
+
+    def forward(self, tasks: Tensor, edges: Tensor) -> Tensor:
+        """(B, T, features) and (B, E, 2) to (B, T, hidden)."""
+        batch, rows, _ = tasks.shape
+        nodes = self.embed(tasks).relu()
+        used = edges[..., 0] >= 0
+        offset = (torch.arange(batch, device=tasks.device) * rows)[:, None].expand_as(used)[used]
+        before = edges[..., 0][used] + offset
+        after = edges[..., 1][used] + offset
+        flat: Tensor = nodes.reshape(batch * rows, -1)
+        for _ in range(self.layers):
+            from_after = torch.zeros_like(flat).index_add(0, before, flat[after])
+            from_before = torch.zeros_like(flat).index_add(0, after, flat[before])
+            flat = flat + self.update(torch.cat([flat, from_after.tanh(), from_before.tanh()], dim=-1)).relu()
+        return flat.reshape(batch, rows, -1)
+
+
+class SchedulingNetwork(nn.Module):
+    """Scores candidates and values states.
+
+    The actor is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
+    embedding, with a graph network), plus a linear skip. The critic is separate: it sees what is to come
+    (`critic` of the observation), not the candidates.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = CANDIDATE_FEATURES + GLOBAL_FEATURES + (config.graph_hidden if config.graph_layers else 0)
+        self.graph = GraphEncoder(config.graph_hidden, config.graph_layers) if config.graph_layers else None
+        self.scorer = _perceptron(inputs, config.hidden, nn.ReLU)
+        self.skip = nn.Linear(inputs, 1, bias=False)
+        self.wait_bias = nn.Parameter(torch.zeros(1))
+        self.critic = _perceptron(CRITIC_FEATURES, config.critic_hidden, nn.Tanh)
+        self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
+        nn.init.normal_(_last(self.scorer).weight, std=0.01)
+        nn.init.zeros_(self.skip.weight)
+        nn.init.normal_(_last(self.critic).weight, std=0.01)
+        nn.init.zeros_(self.critic_skip.weight)
+
+    def actor(self, observation: dict[str, Tensor]) -> Tensor:
+        """Logits (B, C); rows that are not in use get 0 and are for the mask to exclude."""
+        candidates, overall = observation["candidates"], observation["globals"]
+        used = candidates[..., 0] > 0  # only these rows are computed: most of the padding is empty
+        used[:, 0] = True
+        parts = [candidates[used], overall[:, None, :].expand(-1, candidates.shape[1], -1)[used]]
+        if self.graph is not None:
+            nodes = self.graph(observation["tasks"], observation["edges"].long())
+            row = observation["candidate_task"][:, : candidates.shape[1]].long()
+            embedded = nodes.gather(1, row.clamp(min=0)[..., None].expand(-1, -1, nodes.shape[-1]))
+            parts.append((embedded * (row >= 0)[..., None])[used])
+        rows = torch.cat(parts, dim=-1)
+        scores = (self.scorer(rows) + self.skip(rows)).squeeze(-1)
+        logits = torch.zeros(candidates.shape[:2], device=candidates.device).masked_scatter(used, scores)
+        return torch.cat([logits[:, :1] + self.wait_bias, logits[:, 1:]], dim=1)
+
+    def value(self, observation: dict[str, Tensor]) -> Tensor:
+        """State values (B, 1)."""
+        features = observation["critic"]
+        value: Tensor = self.critic(features) + self.critic_skip(features)
+        return value
+
+
+def _perceptron(inputs: int, hidden: int, activation: type[nn.Module]) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, 1)
+    )
+
+
+def _last(network: nn.Sequential) -> nn.Linear:
+    layer = network[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer

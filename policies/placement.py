@@ -1,0 +1,35 @@
+"""Where a gang goes: rules that choose among the nodes that have room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from rlsched.model import Share
+from rlsched.state import State, TaskState
+
+Placement = Callable[[State, TaskState, int], tuple[Share, ...] | None]
+"""Answers a state, a task and the number of a mode with the shares of the gang, or None if it does not fit now."""
+
+
+def pack(state: State, task: TaskState, mode: int) -> tuple[Share, ...] | None:
+    """The node with the fewest GPUs to spare, which keeps room together for large gangs."""
+    return state.pool.place(task.task.modes[mode], task.job.id)
+
+
+def spread(state: State, task: TaskState, mode: int) -> tuple[Share, ...] | None:
+    """The node with the most GPUs to spare, which keeps tasks out of each other's way."""
+    wanted, job = task.task.modes[mode], task.job.id
+    if wanted.gpus:
+        # Best fit for ever smaller gangs finds the node with the most free GPUs first.
+        largest = max(node.gpus for node in state.cluster.nodes)
+        for gpus in range(min(largest, state.pool.free_gpus(wanted.gpu_type)), wanted.gpus, -1):
+            shares = state.pool.place(replace(wanted, gpus=gpus), job)
+            if shares is not None and len(shares) == 1:
+                node, free = shares[0]
+                warm_first = sorted(free, key=lambda gpu: state.pool.is_cold((Share(node, (gpu,)),), job))
+                return (Share(node, tuple(sorted(warm_first[: wanted.gpus]))),)
+    return pack(state, task, mode)
+
+
+PLACEMENTS: dict[str, Placement] = {"pack": pack, "spread": spread}

@@ -1,0 +1,88 @@
+"""Policies by name, or from the file of a trained one. Nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlsched.policies.greedy import GreedyPolicy
+from rlsched.policies.options import options_of, parse, suggest
+from rlsched.policies.orders import ORDERS
+
+if TYPE_CHECKING:
+    from rlsched.scheduler import Policy
+
+_OTHERS = {
+    "lp": "rlsched.policies.lp:LinearProgramPolicy",
+    "random": "rlsched.policies.uniform:UniformPolicy",
+}
+
+
+def policy_names() -> list[str]:
+    """Every name that `load_policy` knows; each order is a greedy policy."""
+    return [*ORDERS, *_OTHERS]
+
+
+def describe() -> dict[str, str]:
+    """For each name one sentence, and the options it has beyond those of all greedy policies."""
+    return {name: _sentence(_own(name)) for name in policy_names()}
+
+
+def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
+    """A new policy, with a memory of its own: load one for each run.
+
+    Args:
+        name_or_path: a name (`srpt`), a name with options (`srpt:count=marginal,threshold=0.5,blocking=false`), or
+            the .safetensors file of a trained policy or the folder that holds one.
+        seed: of its randomness, for policies that have some.
+
+    Raises:
+        ValueError: no such policy or option, a value that an option cannot have, or a file that is not a policy.
+    """
+    text = str(name_or_path)
+    name, _, options = text.partition(":")
+    if name in ORDERS or name in _OTHERS:
+        return _build(name, options, seed)
+    path = Path(text)
+    if path.suffix == ".safetensors" or len(path.parts) > 1 or path.is_dir():
+        from rlsched.policies.learned import load_learned
+
+        return load_learned(path, seed=seed)
+    raise ValueError(f"unknown policy {name!r}; {suggest(name, policy_names())} (or the path of a trained policy)")
+
+
+def _build(name: str, text: str, seed: int) -> Policy:
+    own = _own(name)
+    if name in ORDERS:
+        mine, common = options_of(own), options_of(GreedyPolicy)
+        given = parse(text, common | mine, name)
+        of_order = {option: value for option, value in given.items() if option in mine}
+        order = own(**of_order) if inspect.isclass(own) else partial(own, **of_order) if of_order else own
+        build: Callable[..., Policy] = partial(GreedyPolicy, order)
+        options: dict[str, Any] = {option: value for option, value in given.items() if option not in mine}
+    else:
+        build, defaults = own, options_of(own)
+        options = ({"seed": seed} if "seed" in defaults else {}) | parse(text, defaults, name)
+    try:
+        return build(**options)
+    except ValueError as error:
+        raise ValueError(f"policy {name!r}: {error}") from None
+
+
+def _own(name: str) -> Callable[..., Any]:
+    """The order or the class behind a name."""
+    if name in ORDERS:
+        return ORDERS[name]
+    module, _, attribute = _OTHERS[name].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _sentence(documented: Callable[..., object]) -> str:
+    first = (inspect.getdoc(documented) or "").partition("\n")[0]
+    options = ", ".join(f"{option}={value}" for option, value in options_of(documented).items())
+    return f"{first} Options: {options}." if options else first

@@ -1,0 +1,200 @@
+"""Every command's spelling, options and help; what they do is in the module beside this one that bears their name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+# One thread a process, before anything imports numpy or torch: two on busy cores are many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import typer
+
+import rlsched
+
+app = typer.Typer(
+    name="rlsched",
+    help="Learn how to share GPUs among the tasks of machine-learning workflows, in simulation and on the machine.",
+    epilog="Start with: rlsched demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
+PolicyOption = Annotated[
+    str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a trained policy's file or folder.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rlsched {rlsched.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it makes.")] = Path("runs/demo"),
+    steps: Annotated[int, typer.Option("--steps", help="Decisions to train for.")] = 400_000,
+) -> None:
+    """The whole story in a few minutes: learn, compare, then run a real workflow with the learned policy.
+
+    Trains a policy on the scenario `demo`, compares it with greedy and LP baselines on workloads that neither has
+    seen, and lets it schedule the fine-tuning of a BERT on news, on this machine's GPUs or CPU slots.
+    """
+    from rlsched.cli.demo import demo as command
+
+    command(out, steps)
+
+
+@app.command()
+def train(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy, curve, logs and checkpoint.")],
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
+) -> None:
+    """Train a policy by PPO on a scenario.
+
+    Examples:
+
+      rlsched train het16 -o runs/het16
+
+      rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
+
+      rlsched simulate het16 --policy runs/het16/policy.safetensors
+    """
+    from rlsched.cli.train import train as command
+
+    command(scenario, out, steps, seed, resume)
+
+
+@app.command()
+def benchmark(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")],
+    policies: Annotated[
+        str, typer.Option("--policies", help="Names and files, separated by commas.")
+    ] = "fifo,sjf,srpt,critical-path,lp",
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Report workloads to play.")] = 20,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder for JSON, CSV and the HTML report; a second call continues."),
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", help="Parallel processes; 0: one a core.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compare policies on the same workloads, never seen in training or tuning.
+
+    Examples:
+
+      rlsched benchmark het16 --policies fifo,srpt,lp,runs/het16 --seeds 100 -o runs/compare
+
+      rlsched benchmark hom16 --policies srpt,las --json | jq .rows
+    """
+    from rlsched.cli.benchmark import benchmark as command
+
+    command(scenario, policies, seeds, out, processes, json)
+
+
+@app.command()
+def simulate(
+    what: Annotated[str, typer.Argument(help="A scenario's name or YAML file, or a workflow file.")],
+    policy: PolicyOption = "srpt",
+    cluster: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--cluster", help="YAML with the cluster to use instead of the scenario's or this machine."),
+    ] = None,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--seed", help="The workload to play; default: the scenario's first report seed."),
+    ] = None,
+    events: Annotated[Optional[Path], typer.Option("--events", help="Write events as JSON lines.")] = None,  # noqa: UP045
+    trace: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--trace", help="Write a trace for ui.perfetto.dev or chrome://tracing."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Simulate one workload under a policy, or predict how long a workflow will take.
+
+    Examples:
+
+      rlsched simulate het16 --policy srpt --seed 7 --events events.jsonl --trace trace.json
+
+      rlsched simulate experiments/workflows/news.yaml --policy critical-path
+    """
+    from rlsched.cli.simulate import simulate as command
+
+    command(what, policy, cluster, seed, events, trace, json)
+
+
+@app.command()
+def run(
+    workflow: Annotated[Path, typer.Argument(help="A workflow file.")],
+    policy: PolicyOption = "srpt",
+    run_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--run-dir", help="Journal and logs; default: runs/NAME beside the workflow file."),
+    ] = None,
+    slots: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--slots", min=1, help="CPU slots, where there are no GPUs; default: one a core."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a workflow on this machine: GPUs if there are any, CPU slots otherwise.
+
+    Tasks that have finished are not run again: run the same command once more to continue.
+
+    Examples:
+
+      rlsched run experiments/workflows/digits.yaml --policy sjf
+
+      rlsched run flow.yaml --policy runs/het16 --slots 4
+    """
+    from rlsched.cli.run import run as command
+
+    command(workflow, policy, run_dir, slots, json)
+
+
+@app.command()
+def status(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
+    """Show what has become of a run's tasks."""
+    from rlsched.cli.run import status as command
+
+    command(run_dir, json)
+
+
+@app.command()
+def policies(json: Json = False) -> None:
+    """List the policies that can be named."""
+    from rlsched.cli.policies import policies as command
+
+    command(json)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        if os.environ.get("RLSCHED_DEBUG"):
+            raise
+        typer.echo(f"rlsched: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,82 @@
+"""`rlsched benchmark`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich.table import Table
+
+from rlsched.cli.output import console, messages, print_json, progress_bar
+from rlsched.experiments.benchmark import BenchmarkResult
+from rlsched.experiments.benchmark import benchmark as run_benchmark
+from rlsched.report.units import label, show
+from rlsched.scenario import Scenario, load_scenario
+
+_SHOWN = ("p99_jct", "utilisation")  # beside the objective; everything is in the files
+
+
+def benchmark(scenario: str, policies: str, seeds: int, out: Path | None, processes: int, json: bool) -> None:
+    names = [name.strip() for name in _split(policies)]
+    result = benchmark_with_progress(load_scenario(scenario), names, seeds, out, processes)
+    if json:
+        print_json(result.to_json())
+    else:
+        print_result(result)
+        if out is not None:
+            console.print(f"wrote {out}/benchmark.json, benchmark.csv and report.html")
+
+
+def benchmark_with_progress(
+    scenario: Scenario, policies: list[str], seeds: int, out: Path | None, processes: int = 0
+) -> BenchmarkResult:
+    """Play the scenario's first `seeds` report workloads, with a bar on standard error."""
+    with progress_bar() as bar:
+        task = bar.add_task(f"playing {scenario.name}", total=None)
+        return run_benchmark(
+            scenario,
+            policies,
+            scenario.seed_range("report", seeds),
+            processes,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            out,
+        )
+
+
+def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -> None:
+    """The table of policies, best first. `names`: what to call a policy instead of its file."""
+    rows = result.table()
+    title = f"{result.scenario}: {label(result.objective)} over {len(result.seeds)} workloads, the same for all"
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy")
+    for column in (label(result.objective), "ratio", "95 % interval", "wins", *map(label, _SHOWN), "unfinished"):
+        table.add_column(column, justify="right", no_wrap=column == "95 % interval")
+    for row in rows:
+        name = (names or {}).get(row.policy, row.policy)
+        interval = "-" if row.reference or math.isnan(row.low) else f"{row.low:.3f}-{row.high:.3f}"
+        wins = "-" if row.reference else f"{row.wins}/{len(result.seeds)}"
+        table.add_row(
+            f"{name} *" if row.reference else name,
+            show(result.objective, row.mean),
+            f"{row.ratio:.3f}",
+            interval,
+            wins,
+            *(show(metric, row.metrics[metric]) for metric in _SHOWN),
+            str(row.unfinished),
+            style="bold" if row.learned else "",
+        )
+    console.print(table)
+    console.print("* the best baseline on these workloads; ratios are to it, below 1 is better", style="dim")
+    if not any(row.learned for row in rows):
+        messages.print("compare a trained policy too: add its file or folder to --policies")
+
+
+def _split(policies: str) -> list[str]:
+    """Split at the commas between policies, not at those between the options of one (name:a=1,b=2)."""
+    parts: list[str] = []
+    for piece in policies.split(","):
+        if parts and "=" in piece and ":" not in piece and "=" in parts[-1]:
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece)
+    return parts

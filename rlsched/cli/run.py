@@ -1,0 +1,173 @@
+"""`rlsched run` and `rlsched status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlsched.cli.output import console, messages, print_json
+from rlsched.executor.run import RunResult, default_run_dir, run_workflow
+from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
+from rlsched.manifest import manifest
+from rlsched.model import Allocation, Job
+from rlsched.policies.registry import load_policy
+from rlsched.report.html import write_gantt
+from rlsched.report.perfetto import write_trace
+from rlsched.report.units import duration
+from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished
+from rlsched.workflow import Workflow, load_workflow
+
+_COLOURS = {
+    UnitState.RUNNING: "cyan",
+    UnitState.FINISHED: "green",
+    UnitState.KEPT: "green",
+    UnitState.FAILED: "red",
+    UnitState.SKIPPED: "yellow",
+    UnitState.INTERRUPTED: "yellow",
+}
+
+
+def run(workflow_file: Path, policy: str, run_dir: Path | None, slots: int | None, json: bool) -> None:
+    result = run_with_progress(load_workflow(workflow_file), policy, run_dir, slots)
+    if json:
+        print_json(_as_json(result.status) | {"nothing_to_do": result.nothing_to_do})
+    else:
+        print_summary(result)
+    sys.exit(result.exit_code)
+
+
+def status(run_dir: Path, json: bool) -> None:
+    current = read_status(run_dir)
+    if json:
+        print_json(_as_json(current))
+    else:
+        console.print(_view(current))
+
+
+def run_with_progress(workflow: Workflow, policy: str, run_dir: Path | None, slots: int | None) -> RunResult:
+    """Run a workflow and show how it goes: a live table on a terminal, a line an event elsewhere.
+
+    Writes gantt.html and trace.json of what this call ran into the run directory.
+    """
+    directory = run_dir or default_run_dir(workflow)
+    chosen = load_policy(policy)
+    if messages.is_terminal:
+        with Live(get_renderable=lambda: _live(directory), console=messages, refresh_per_second=2, transient=True):
+            result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots)
+    else:
+        result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots, observe=_Narrator())
+    if result.schedule.runs:
+        write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest())
+        write_trace(result.schedule, directory / "trace.json")
+    return result
+
+
+def print_summary(result: RunResult) -> None:
+    """Per task waiting and running time and devices; predicted and actual makespan."""
+    current = result.status
+    if result.nothing_to_do:
+        console.print(f"{current.workflow}: nothing to do, all {len(current.units)} tasks had finished before")
+        return
+    units = {unit.name: unit for unit in current.units}
+    table = Table(title=f"{current.workflow} under {current.policy}: {current.state}", title_justify="left")
+    for column in ("task", "state", "waited", "ran", "devices"):
+        table.add_column(column, justify="right" if column in ("waited", "ran") else "left")
+    shown = set()
+    for run in sorted(result.schedule.runs, key=lambda run: run.start):
+        name = result.schedule.name_of(run).split("/", 1)[1]
+        unit = units[name]
+        shown.add(name)
+        waited, ran = duration(run.start - run.ready_at), duration(run.end - run.start)
+        table.add_row(name, _state(unit), waited, ran, ", ".join(unit.devices))
+    for unit in current.units:
+        if unit.name not in shown:
+            table.add_row(unit.name, _state(unit), "", "", "")
+    console.print(table)
+    for unit in current.units:
+        if unit.state is UnitState.FAILED:
+            console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}")
+    console.print(f"devices: {', '.join(current.devices)}")
+    if current.makespan is not None:
+        console.print(
+            f"makespan: predicted {duration(current.predicted_makespan)}, actual {duration(current.makespan)}"
+        )
+    if result.schedule.runs:
+        console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
+
+
+class _Narrator:
+    """Tells of each start and end in a line on standard error."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+
+    def __call__(self, now: float, what: Event | Decision) -> None:
+        match what:
+            case Arrived(job_id, job):
+                self._jobs[job_id] = job
+            case Allocation(member=member):
+                self._say(now, f"started {self._name(member)}")
+            case Finished(member):
+                self._say(now, f"finished {self._name(member)}")
+            case Failed(member, reason):
+                self._say(now, f"failed {self._name(member)}: {reason}")
+
+    def _name(self, member: tuple[int, int, int]) -> str:
+        task = self._jobs[member[0]].tasks[member[1]]
+        return task.name + (f"[{member[2]}]" if task.array > 1 else "")
+
+    @staticmethod
+    def _say(now: float, text: str) -> None:
+        messages.print(f"{now:8.1f} s  {text}", markup=False)
+
+
+def _live(run_dir: Path) -> Group | Text:
+    try:
+        return _view(read_status(run_dir))
+    except ValueError:
+        return Text("starting")
+
+
+def _view(current: RunStatus) -> Group:
+    """Devices and tasks of a run as they are now."""
+    table = Table(title=f"{current.workflow} under {current.policy}: {current.state}", title_justify="left")
+    for column in ("task", "state", "time", "devices", "progress"):
+        table.add_column(column, justify="right" if column == "time" else "left")
+    for unit in current.units:
+        table.add_row(unit.name, _state(unit), _elapsed(unit), ", ".join(unit.devices), _progress(unit))
+    busy = {device: unit.name for unit in current.units if unit.state is UnitState.RUNNING for device in unit.devices}
+    devices = "  ".join(f"{device}: {busy.get(device, 'idle')}" for device in current.devices)
+    took = "" if current.makespan is None else f", actual {duration(current.makespan)}"
+    return Group(table, Text(devices), Text(f"makespan: predicted {duration(current.predicted_makespan)}{took}"))
+
+
+def _state(unit: UnitStatus) -> Text:
+    tries = f" (attempt {unit.attempts})" if unit.attempts > 1 else ""
+    return Text(unit.state + tries, style=_COLOURS.get(unit.state, ""))
+
+
+def _elapsed(unit: UnitStatus) -> str:
+    if unit.start is None:
+        return ""
+    return duration((unit.end or time.time()) - unit.start)
+
+
+def _progress(unit: UnitStatus) -> str:
+    if unit.progress is None:
+        return unit.reason
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in unit.progress.metrics.items())
+    return f"{unit.progress.step}/{unit.progress.total}  {metrics}"
+
+
+def _as_json(current: RunStatus) -> dict[str, Any]:
+    content = asdict(current)
+    content["state"] = str(RunState(current.state))
+    return content

@@ -1,0 +1,75 @@
+"""`rlsched simulate`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from rich.table import Table
+
+from rlsched.cli.output import console, print_json
+from rlsched.manifest import manifest
+from rlsched.policies.registry import load_policy
+from rlsched.report.events import EventLog
+from rlsched.report.perfetto import write_trace
+from rlsched.report.units import label, show
+from rlsched.scenario import load_cluster, load_scenario
+from rlsched.scheduler import Scheduler
+from rlsched.simulator import Simulator
+from rlsched.workflow import check_feasible, is_workflow_file, load_workflow
+
+
+def simulate(
+    what: str,
+    policy: str,
+    cluster_file: Path | None,
+    seed: int | None,
+    events: Path | None,
+    trace: Path | None,
+    json: bool,
+) -> None:
+    simulator, played = _simulator(what, cluster_file, seed)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(EventLog(events)) if events is not None else None
+        schedule = Scheduler(simulator, log).run(load_policy(policy, seed=played))
+    schedule.check()
+    if trace is not None:
+        write_trace(schedule, trace)
+    metrics = schedule.metrics()
+    if json:
+        print_json({"what": what, "policy": policy, "metrics": metrics, "manifest": manifest(seeds=[played])})
+    else:
+        console.print(_table(what, policy, played, metrics))
+        _say_where(events, trace)
+
+
+def _simulator(what: str, cluster_file: Path | None, seed: int | None) -> tuple[Simulator, int]:
+    path = Path(what)
+    if is_workflow_file(path):
+        from rlsched.executor.devices import local_machine
+
+        workflow = load_workflow(path)
+        cluster = local_machine().cluster if cluster_file is None else load_cluster(cluster_file)
+        check_feasible(workflow, cluster)
+        return Simulator(cluster, [workflow.job], seed or 0), seed or 0
+    scenario = load_scenario(what)
+    if cluster_file is not None:
+        scenario = scenario.with_(cluster=load_cluster(cluster_file))
+    played = scenario.seeds.report if seed is None else seed
+    return scenario.simulator(played), played
+
+
+def _table(what: str, policy: str, seed: int, metrics: dict[str, float]) -> Table:
+    table = Table(title=f"{what} under {policy}, workload {seed}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(label(name), show(name, value))
+    return table
+
+
+def _say_where(events: Path | None, trace: Path | None) -> None:
+    if events is not None:
+        console.print(f"events: {events}")
+    if trace is not None:
+        console.print(f"trace: {trace} (open it in ui.perfetto.dev)")

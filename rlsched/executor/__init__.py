@@ -1,0 +1,1 @@
+"""Runs workflows on this machine: `rlsched.executor.run.run_workflow`; docs/executor.md describes what a task meets."""

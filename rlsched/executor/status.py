@@ -1,0 +1,155 @@
+"""What has become of a run, read from its directory alone, while it runs or afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rlsched import progress
+from rlsched.executor.history import Attempt, Ending, History
+from rlsched.executor.journal import read_journal
+from rlsched.executor.rundir import JOURNAL, is_locked, log_file, progress_file
+
+
+class RunState(StrEnum):
+    """Where a run stands. ABANDONED: its driver has died, and may be started again."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    ABANDONED = "abandoned"
+
+
+class UnitState(StrEnum):
+    """Where a unit stands. KEPT: it had finished in an earlier session. SKIPPED: something that it needs failed."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    KEPT = "kept"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """One task, or member of an array task.
+
+    Attributes:
+        attempts: over all sessions; what follows is of the last one.
+        start, end: seconds since the epoch; None: not yet.
+        devices: ids.
+        reason: why it failed.
+        log: its output.
+        progress: its latest report, while it runs and afterwards.
+    """
+
+    name: str
+    state: UnitState
+    attempts: int = 0
+    start: float | None = None
+    end: float | None = None
+    devices: tuple[str, ...] = ()
+    reason: str = ""
+    log: Path | None = None
+    progress: progress.Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """The last session of a run.
+
+    Attributes:
+        start, end: seconds since the epoch.
+        predicted_makespan, makespan: seconds of this session; `makespan` is None while it is open.
+        devices: ids of everything that could be used.
+        reason: why it was interrupted.
+        units: in the order of the workflow file.
+    """
+
+    run_dir: Path
+    workflow: str
+    policy: str
+    state: RunState
+    start: float
+    end: float | None
+    predicted_makespan: float
+    makespan: float | None
+    devices: tuple[str, ...]
+    reason: str
+    units: tuple[UnitStatus, ...]
+
+
+def read_status(run_dir: Path) -> RunStatus:
+    """The status of the run that is kept in a directory.
+
+    Raises:
+        ValueError: it is not a run directory, or its journal is damaged.
+    """
+    running = False
+    try:
+        running = is_locked(run_dir)  # before the journal is read: a run that ends meanwhile is not an abandoned one
+        history = History(read_journal(run_dir / JOURNAL))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{run_dir} is not a run directory, it has no {JOURNAL}") from None
+    begin, close = history.begin, history.close
+    if begin is None:
+        raise ValueError(f"{run_dir} holds no run yet")
+    if close is None:
+        close = {
+            "state": RunState.RUNNING if running else RunState.ABANDONED,
+            "time": None,
+            "makespan": None,
+            "reason": "",
+        }
+    state = RunState(close["state"])
+    return RunStatus(
+        run_dir=run_dir,
+        workflow=begin["workflow"],
+        policy=begin["policy"],
+        state=state,
+        start=begin["time"],
+        end=close["time"],
+        predicted_makespan=begin["predicted_makespan"],
+        makespan=close["makespan"],
+        devices=tuple(device for node in begin["nodes"] for device in node["devices"]),
+        reason=close["reason"],
+        units=tuple(_unit_status(run_dir, name, history, state) for name in begin["units"]),
+    )
+
+
+def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> UnitStatus:
+    assert history.begin is not None
+    attempt = history.attempts.get(name)
+    if name in history.begin["kept"]:
+        state = UnitState.KEPT
+    elif attempt is None or attempt.began < history.began:
+        state = UnitState.SKIPPED if run is RunState.FAILED else UnitState.WAITING
+    else:
+        state = _state_of(attempt, run)
+    if attempt is None:
+        return UnitStatus(name, state)
+    return UnitStatus(
+        name,
+        state,
+        attempts=attempt.number,
+        start=attempt.start,
+        end=attempt.end,
+        devices=attempt.devices,
+        reason=attempt.reason,
+        log=log_file(run_dir, name, attempt.number),
+        progress=progress.read(progress_file(run_dir, name, attempt.number)),
+    )
+
+
+def _state_of(attempt: Attempt, run: RunState) -> UnitState:
+    match attempt.ending:
+        case None:
+            return UnitState.RUNNING if run is RunState.RUNNING else UnitState.INTERRUPTED
+        case Ending.PREEMPTED:
+            return UnitState.WAITING if run is RunState.RUNNING else UnitState.INTERRUPTED
+        case ending:
+            return UnitState(ending.value)

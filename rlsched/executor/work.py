@@ -1,0 +1,94 @@
+"""What there is to run: a job for the scheduler, and the process behind each of its members."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlsched.model import Job, Task
+from rlsched.workflow import Command, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one member of a task runs.
+
+    Attributes:
+        name: the task's, and the member's number for an array task; unique in a run.
+        argv: the command.
+        env: environment variables on top of the driver's.
+        timeout: seconds an attempt may take; None: no limit.
+        outputs: files or folders that must exist when it has succeeded.
+        digest: identity: equal digests mean that the same is run on the same sources.
+        needs: names of all units that must have finished before.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
+    outputs: tuple[Path, ...] = ()
+    digest: str = ""
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job that can be run.
+
+    Attributes:
+        units: for each task of the job, its members.
+        folder: where commands run.
+    """
+
+    job: Job
+    units: tuple[tuple[Unit, ...], ...]
+    folder: Path
+
+
+def unit_name(task: Task, member: int) -> str:
+    """Name of a member: task, or task[3] for an array task."""
+    return f"{task.name}[{member}]" if task.array > 1 else task.name
+
+
+def work_of(workflow: Workflow) -> Work:
+    """What a workflow means on this machine, now: the digests depend on the present state of its source files."""
+    names = {task.name: tuple(unit_name(task, m) for m in range(task.array)) for task in workflow.job.tasks}
+    units = []
+    for task, command in zip(workflow.job.tasks, workflow.commands, strict=True):
+        needs = tuple(name for need in task.needs for name in names[need])
+        stamps = list(_stamps(command.sources, workflow.folder))
+        units.append(
+            tuple(
+                _unit(name, command.for_member(member), workflow.folder, stamps, needs)
+                for member, name in enumerate(names[task.name])
+            )
+        )
+    return Work(workflow.job, tuple(units), workflow.folder)
+
+
+def _unit(name: str, command: Command, folder: Path, stamps: list[object], needs: tuple[str, ...]) -> Unit:
+    if command.run is not None:
+        argv: tuple[str, ...] = ("bash", "-eo", "pipefail", "-c", command.run)
+    else:
+        assert command.python is not None
+        arguments = json.dumps(command.args)
+        argv = (sys.executable, "-m", "rlsched.executor.call", command.python, arguments)
+    paths = [[os.path.relpath(path, folder) for path in paths] for paths in (command.inputs, command.outputs)]
+    what = [command.run, command.python, command.args, command.env, paths, stamps]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return Unit(name, argv, command.env, command.timeout, command.outputs, digest, needs)
+
+
+def _stamps(sources: Sequence[Path], folder: Path) -> Iterator[object]:
+    """Name, size and time of last change of every source file; what a folder holds counts file by file."""
+    for source in sources:
+        for path in sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]:
+            if path.exists():
+                stat = path.stat()
+                yield os.path.relpath(path, folder), stat.st_size, stat.st_mtime_ns

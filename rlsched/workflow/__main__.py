@@ -1,0 +1,5 @@
+"""Print the JSON Schema of workflow files."""
+
+from rlsched.workflow.schema import json_schema
+
+print(json_schema(), end="")

@@ -1,0 +1,97 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+from builders import first_fit
+
+from rlsched.executor.devices import Machine
+from rlsched.executor.executor import Executor
+from rlsched.executor.run import RunResult, run_workflow
+from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.work import Unit, Work, unit_name
+from rlsched.model import Cluster, Job
+from rlsched.schedule import Schedule
+from rlsched.scheduler import Decision, Event, Policy, Scheduler
+from rlsched.simulator import Simulator
+from rlsched.workflow import Workflow, load_workflow
+
+Happening = tuple[float, Event | Decision]
+
+
+class Played(NamedTuple):
+    """What came of some jobs under a policy: the schedule, and every event and decision with its time."""
+
+    schedule: Schedule
+    happenings: list[Happening]
+
+    def of(self, kind: type) -> list[Any]:
+        """The events or decisions of a kind, in order."""
+        return [what for _, what in self.happenings if isinstance(what, kind)]
+
+
+Play = Callable[[Sequence[Job], Cluster, Policy], Played]
+
+
+@pytest.fixture(params=["simulator", "executor"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    """Plays jobs to their end under a policy: once in the simulator, once with processes that sleep for as long."""
+
+    def simulated(jobs: Sequence[Job], cluster: Cluster, policy: Policy) -> Played:
+        happenings: list[Happening] = []
+        observe = lambda time, what: happenings.append((time, what))  # noqa: E731
+        return Played(Scheduler(Simulator(cluster, jobs), observe).run(policy), happenings)
+
+    def executed(jobs: Sequence[Job], cluster: Cluster, policy: Policy) -> Played:
+        happenings: list[Happening] = []
+        observe = lambda time, what: happenings.append((time, what))  # noqa: E731
+        directory = RunDirectory(tmp_path / "run")
+        machine = Machine(cluster, tuple(tuple(f"{n.name}:{g}" for g in range(n.gpus)) for n in cluster.nodes))
+        with Executor(machine, directory, [sleeps(job, tmp_path) for job in jobs]) as executor:
+            schedule = Scheduler(executor, observe).run(policy)
+        directory.close()
+        return Played(schedule, happenings)
+
+    return simulated if request.param == "simulator" else executed
+
+
+def sleeps(job: Job, folder: Path) -> Work:
+    """The job as processes that sleep as long as its tasks' fastest modes say."""
+    units = [
+        tuple(Unit(f"{job.name}-{unit_name(task, m)}", ("sleep", str(task.shortest))) for m in range(task.array))
+        for task in job.tasks
+    ]
+    return Work(job, tuple(units), folder)
+
+
+class Execute(Protocol):
+    """Runs a workflow given by the `tasks:` of its file, and returns what `run_workflow` does."""
+
+    def __call__(self, tasks: str, **options: Any) -> RunResult: ...
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Callable[[str], Workflow]:
+    """Writes a workflow file named `flow`, given its `tasks:`, and reads it."""
+
+    def write(tasks: str) -> Workflow:
+        file = tmp_path / "flow.yaml"
+        file.write_text("defaults: {gpus: 1, duration: 0.1}\ntasks:\n" + indent(dedent(tasks), "  "))
+        return load_workflow(file)
+
+    return write
+
+
+@pytest.fixture
+def execute(workflow: Callable[[str], Workflow]) -> Execute:
+    """Runs a workflow on two CPU slots, first come, first served."""
+
+    def run(tasks: str, **options: Any) -> RunResult:
+        return run_workflow(workflow(tasks), first_fit, **{"slots": 2, "grace": 5.0, **options})
+
+    return run

@@ -1,0 +1,102 @@
+"""What training promises: it learns, it resumes exactly, and it says what it made."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlsched.envs.scheduling import SchedulingEnv, make_vector_env
+from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
+from rlsched.policies.ppo import Episode, GroupPPO, subtract_group_baseline
+from rlsched.scenario import load_scenario
+
+SMALL = TrainingConfig(steps=600, sequences=2, rollouts=2, validate_every=1, validation_workloads=2)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(folder / "checkpoint.pt", weights_only=True)["policy"])
+
+
+def test_training_writes_policy_card_curve_and_logs(tmp_path: Path) -> None:
+    """The files that docs promise, and a card that says how the policy came about."""
+    curve = train(load_scenario("tiny"), tmp_path, SMALL)
+    card = json.loads((tmp_path / "policy.json").read_text())
+    assert card["scenario"] == "tiny"
+    assert card["training"] == dataclasses.asdict(SMALL)
+    assert card["validation"]["objective"] == min(e.objective for e in curve)
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["decisions"]) for row in rows] == [e.decisions for e in curve]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert load_file(tmp_path / "policy.safetensors")
+
+
+def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
+    """Stopped after an iteration and resumed, it ends with the weights of an undisturbed one, bit for bit."""
+    scenario = load_scenario("tiny")
+    undisturbed = train(scenario, tmp_path / "a", SMALL)
+    calls = 0
+
+    def interrupt(decisions: int, evaluation: Evaluation | None) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(scenario, tmp_path / "b", SMALL, progress=interrupt)
+    resumed = train(scenario, tmp_path / "b", SMALL, resume=True)
+    for name, value in weights(tmp_path / "a").items():
+        assert torch.equal(value, weights(tmp_path / "b")[name]), name
+    assert [(e.decisions, e.objective) for e in resumed] == [(e.decisions, e.objective) for e in undisturbed]
+
+
+def test_an_existing_training_is_never_overwritten(tmp_path: Path) -> None:
+    """Without --resume it is refused, with another set-up too."""
+    scenario = load_scenario("tiny")
+    train(scenario, tmp_path, SMALL)
+    with pytest.raises(ResumeError, match="holds a training already; use --resume"):
+        train(scenario, tmp_path, SMALL)
+    with pytest.raises(ResumeError, match="was started with seed 0, not 1"):
+        train(scenario, tmp_path, dataclasses.replace(SMALL, seed=1), resume=True)
+
+
+def test_advantages_decay_with_simulated_time_not_with_decisions() -> None:
+    """Two decisions at one instant count as one; a long wait discounts."""
+    episode = Episode(values=[0.0, 0.0, 0.0], rewards=[0.0, 0.0, -1.0], times=[0.0, 0.0, 10.0, 20.0], kept=3)
+    last, middle, first = reversed(episode.advantages(horizon=100.0, trace=10.0))
+    assert last == pytest.approx(-1.0)
+    assert middle == pytest.approx(-np.exp(-10 / 100 - 10 / 10))
+    assert first == middle
+
+
+def test_decisions_after_the_last_arrival_are_bootstrapped() -> None:
+    """The value of the first dropped decision stands for everything behind it."""
+    episode = Episode(values=[1.0, 5.0], rewards=[-2.0, -100.0], times=[0.0, 10.0, 20.0], kept=1)
+    assert episode.advantages(horizon=100.0, trace=10.0) == pytest.approx([-2.0 + np.exp(-0.1) * 5.0 - 1.0])
+
+
+def test_the_group_baseline_is_the_others_mean_at_the_same_time() -> None:
+    """Interpolated at each rollout's own decision times."""
+    times = np.array([0.0, 10.0])
+    group = [(times, np.array([1.0, 1.0])), (times, np.array([0.0, 2.0])), (np.array([5.0]), np.array([7.0]))]
+    adjusted = subtract_group_baseline(group)
+    assert adjusted[0] == pytest.approx([1 - (0 + 7) / 2, 1 - (2 + 7) / 2])
+    assert adjusted[2] == pytest.approx([7 - (1 + 1) / 2])
+
+
+def test_rollouts_of_a_group_play_the_same_arrivals() -> None:
+    """Equal jobs at equal times, whatever was decided."""
+    scenario = load_scenario("tiny")
+    model = GroupPPO(make_vector_env(scenario, 2), sequences=1, first_seed=0, n_steps=2, device="cpu", seed=0)
+    environments = [SchedulingEnv(scenario, graph=False) for _ in range(2)]
+    model.play(environments, [7, 7])
+    first, second = (env.scheduler.schedule.jobs.values() for env in environments)
+    assert [r.job for r in first] == [r.job for r in second]
