@@ -25,7 +25,7 @@ import numpy as np
 
 from rlsched.experiments.cells import BenchmarkError, Cell, CellFile, finite
 from rlsched.manifest import manifest
-from rlsched.policies.registry import load_policy
+from rlsched.policies.registry import load_policy, policy_names
 from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Scheduler, StallError
@@ -239,8 +239,8 @@ def paired_ratio(scores: np.ndarray, reference: np.ndarray) -> tuple[float, floa
 
 
 def is_learned(policy: str) -> bool:
-    """True if the policy is named by the file or folder of a trained one."""
-    return Path(policy).suffix == ".safetensors" or Path(policy).is_dir()
+    """True if the policy is named by the file or folder of a trained one instead of a baseline's name."""
+    return policy.partition(":")[0] not in policy_names()
 
 
 _scenario: Scenario  # of a worker process; set once, so that it does not travel with every cell
@@ -254,6 +254,7 @@ def _begin(scenario: Scenario) -> None:
 def _begin_worker(scenario: Scenario) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two threads on busy cores are many times slower
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once and without a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _begin(scenario)
 
 
@@ -295,7 +296,12 @@ class _Workers:
         if self._pool is None:
             yield from (function(*key) for key in keys)
             return
-        futures: list[Future[_Result]] = [self._pool.submit(function, *key) for key in keys]
+        # Workers inherit the mask, and take it off when they are ready to die quietly.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures: list[Future[_Result]] = [self._pool.submit(function, *key) for key in keys]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield from (future.result() for future in as_completed(futures))
 
 

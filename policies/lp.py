@@ -135,8 +135,9 @@ def _solve(variables: Sequence[_Variable], state: State) -> list[float]:
             columns.append(column)
             amounts.append(amount)
     matrix = csc_array((amounts, (rows, columns)), shape=(len(limits), len(variables)), dtype=np.float64)
+    values = np.array([variable.value for variable in variables])
     result = milp(
-        -np.array([variable.value for variable in variables]),
+        -values / values.max(),  # the tolerance of HiGHS is absolute
         constraints=LinearConstraint(matrix, -np.inf, np.array(limits)),
         bounds=Bounds(0.0, np.inf),
     )

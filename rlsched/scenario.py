@@ -10,13 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from rlsched.document import Document, Location, did_you_mean
 from rlsched.generator.generator import Generator
 from rlsched.generator.workload import WorkloadError
 from rlsched.model import Cluster, Job, Mode
 from rlsched.pool import Pool
 from rlsched.scenariofile import ClusterEntry, JobEntry, Objective, ScenarioFile, Seeds
 from rlsched.simulator import Simulator, Uncertainty
-from rlsched.workflow.document import Document, Location, did_you_mean
 
 
 class ScenarioError(ValueError):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlsched.document import Strict, expected
 from rlsched.generator.fields import (
     AboveZero,
     Count,
@@ -26,7 +27,6 @@ from rlsched.generator.fields import (
 from rlsched.generator.workload import Workload
 from rlsched.model import Cluster, Mode, Node, Task
 from rlsched.simulator import HOUR, Uncertainty
-from rlsched.workflow.document import Strict, expected
 
 Objective = Literal["mean_jct", "makespan", "weighted_tardiness"]
 

@@ -5,6 +5,7 @@ SimPy is used as timeouts with callbacks: one process a task would cost several 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ class Simulator:
 
     @property
     def now(self) -> float:
-        return max(self._env.now, self._last_release)  # SimPy's sum of delays can fall one bit short of a release
+        return max(self._env.now, self._last_release)  # see _await_next_arrival
 
     @property
     def expecting(self) -> bool:
@@ -171,7 +172,11 @@ class Simulator:
             return
         if job.release < self._last_release:
             raise ValueError(f"job {job.name!r} is released at {job.release:g} s, before the job ahead of it")
-        together = job.release == self._last_release
+        # SimPy adds delays up, and a sum can miss the release by its last bit. Here it may fall short, for `now` makes
+        # up for that, but not exceed it; and jobs released together arrive together.
+        delay = max(0.0, job.release - self._env.now) if job.release > self._last_release else 0.0
+        if self._env.now + delay > job.release:
+            delay = math.nextafter(delay, 0.0)
 
         def arrive() -> None:
             job_id = self._arrived
@@ -183,7 +188,7 @@ class Simulator:
             self._events.append(Arrived(job_id, job))
             self._await_next_arrival()
 
-        self._after(0.0 if together else max(0.0, job.release - self._env.now), arrive)
+        self._after(delay, arrive)
 
     def _draw_factors(self, job: Job) -> list[list[float]]:
         sigma = self.uncertainty.duration_noise

@@ -127,7 +127,7 @@ def test_it_works_under_vector_environments_with_masks(parallel: bool) -> None:
     from sb3_contrib.common.maskable.utils import get_action_masks
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    factories = [lambda: SchedulingEnv("tiny", graph=False)] * 2
+    factories: list[Any] = [lambda: SchedulingEnv("tiny", graph=False)] * 2
     vector = SubprocVecEnv(factories) if parallel else DummyVecEnv(factories)
     vector.reset()
     for _ in range(5):

@@ -65,7 +65,7 @@ def run_with_progress(workflow: Workflow, policy: str, run_dir: Path | None, slo
     else:
         result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots, observe=_Narrator())
     if result.schedule.runs:
-        write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest())
+        write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest(seeds=[]))
         write_trace(result.schedule, directory / "trace.json")
     return result
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from rlsched.workflow.document import expected
+from rlsched.document import expected
 
 
 def some(container: type, what: str) -> WrapValidator:

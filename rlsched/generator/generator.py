@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from rlsched.document import did_you_mean
 from rlsched.generator.arrivals import release_times
 from rlsched.generator.drawing import JobDraw, pick
 from rlsched.generator.expectation import mean_job_hours
 from rlsched.generator.kinds import works
 from rlsched.generator.workload import HOUR, Workload, WorkloadError
 from rlsched.model import Cluster, Job
-from rlsched.workflow.document import did_you_mean
 
 
 class Generator:

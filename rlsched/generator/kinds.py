@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlsched.document import Strict, expected
 from rlsched.generator.fields import AboveZero, Counts, Flag, Name, Names, NotNegative, Positive, Probability
-from rlsched.workflow.document import Strict, expected
 
 GpuCounts = Annotated[tuple[Positive, ...], Field(min_length=1)]
 

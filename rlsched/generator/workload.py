@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from rlsched.document import Location, Strict, did_you_mean, expected
 from rlsched.generator.fields import AboveZero, Count, Flag, Name, NotNegative, Positive, Range, some
 from rlsched.generator.kinds import KINDS, Layers, Shape, Stage
-from rlsched.workflow.document import Location, Strict, did_you_mean, expected
 
 HOUR = 3600.0
 

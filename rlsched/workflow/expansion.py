@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from rlsched.workflow.document import Document, Location, Scalar, as_text, did_you_mean
+from rlsched.document import Document, Location, Scalar, as_text, did_you_mean
 from rlsched.workflow.schema import Outline
 from rlsched.workflow.workflow import ARRAY_INDEX
 

@@ -8,8 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NoReturn
 
+from rlsched.document import Document, Location, did_you_mean
 from rlsched.model import Job, Mode, Task
-from rlsched.workflow.document import Document, Location, did_you_mean
 from rlsched.workflow.expansion import Expansion
 from rlsched.workflow.files import Writers
 from rlsched.workflow.schema import TaskSpec, WorkflowFile

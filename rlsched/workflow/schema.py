@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from rlsched.workflow.document import Strict, as_text, expected, know_every_key, read_scalar
+from rlsched.document import Strict, as_text, expected, know_every_key, read_scalar
 
 _TASK_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _REFERENCE = r"^\$\{[^}]+\}$"
