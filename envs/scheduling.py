@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -156,14 +155,3 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
             "arrivals_over": not self._scheduler.backend.expecting,
             "illegal": illegal,
         }
-
-
-def make_vector_env(scenario: str | Path | Scenario, count: int, graph: bool = False) -> Any:
-    """`count` environments in one process (stable-baselines3's DummyVecEnv), each on training workloads of its own."""
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    loaded = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
-    factories: Sequence[Any] = [
-        (lambda i=i: SchedulingEnv(loaded, graph, loaded.seeds.train + i * 100_000)) for i in range(count)
-    ]
-    return DummyVecEnv(list(factories))

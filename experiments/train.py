@@ -26,7 +26,6 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
-from rlsched.envs.scheduling import SchedulingEnv, make_vector_env
 from rlsched.manifest import manifest
 from rlsched.policies.learned import save_policy
 from rlsched.policies.network import NetworkConfig
@@ -65,8 +64,8 @@ class TrainingConfig:
     validation_workloads: int = 32
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4
-    horizon: float = 20.0
-    trace: float = 2.5
+    horizon: float = 32.0
+    trace: float = 4.0
     graph_layers: int = 0
 
 
@@ -97,9 +96,14 @@ Progress = Callable[[int, Evaluation | None], None]
 
 
 def train(
-    scenario: Scenario, out: Path, config: TrainingConfig, resume: bool = False, progress: Progress | None = None
+    scenario: Scenario,
+    out: Path,
+    config: TrainingConfig,
+    resume: bool = False,
+    progress: Progress | None = None,
+    processes: int = 0,
 ) -> list[Evaluation]:
-    """Train, write the results to `out`, and return the learning curve.
+    """Train, write the results to `out`, and return the learning curve. `processes` does not change the result.
 
     Raises:
         ResumeError: `out` holds a training already and `resume` is false, or it was started with another set-up.
@@ -110,16 +114,17 @@ def train(
     identity = {"scenario": scenario.name, **asdict(config)}
     previous = _read_checkpoint(checkpoint_path, identity, resume)
 
-    env = make_vector_env(scenario, config.sequences * config.rollouts, graph=config.graph_layers > 0)
     model = GroupPPO(
-        env,
+        scenario,
         sequences=config.sequences,
-        first_seed=scenario.seeds.train,
+        rollouts=config.rollouts,
+        network=NetworkConfig(graph_layers=config.graph_layers),
         horizon=config.horizon,
         trace=config.trace,
-        learning_rate=lambda left: config.final_learning_rate
-        + (config.learning_rate - config.final_learning_rate) * max(0.0, left),
-        n_steps=2,  # the rollout's length is that of its episodes; see GroupPPO
+        processes=processes,
+        learning_rate=lambda left: (
+            config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * max(0.0, left)
+        ),
         batch_size=1024,
         n_epochs=4,
         clip_range=0.2,
@@ -127,22 +132,25 @@ def train(
         vf_coef=0.5,
         max_grad_norm=0.5,
         seed=config.seed,
-        policy_kwargs={"network": NetworkConfig(graph_layers=config.graph_layers)},
-        device="cpu",
     )
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
+    with model.players:
+        _learn(model, recorder, previous, config.steps)
+    return recorder.curve
+
+
+def _learn(model: GroupPPO, recorder: _Recorder, previous: dict[str, Any] | None, steps: int) -> None:
     if previous is not None:
         recorder.restore(model, previous)
     else:
         recorder.begin()
-    if model.num_timesteps < config.steps:
+    if model.num_timesteps < steps:
         # stable-baselines3 counts what is to come, not the total, when it goes on
-        model.learn(config.steps - model.num_timesteps, callback=recorder, reset_num_timesteps=previous is None)
+        model.learn(steps - model.num_timesteps, callback=recorder, reset_num_timesteps=previous is None)
     else:
         recorder.init_callback(model)
     recorder.finish()
-    return recorder.curve
 
 
 class _Recorder(BaseCallback):
@@ -160,7 +168,6 @@ class _Recorder(BaseCallback):
         self.scenario, self.out, self.config, self.identity, self.progress = scenario, out, config, identity, progress
         self.curve: list[Evaluation] = []
         self.seeds = list(scenario.seed_range("validation", config.validation_workloads))
-        self.environments = [SchedulingEnv(scenario, config.graph_layers > 0) for _ in self.seeds]
         self.reference_name, self.reference = "", float("inf")
         self.seconds_before = 0.0
         self.started = time.monotonic()
@@ -203,9 +210,10 @@ class _Recorder(BaseCallback):
         model = self._group_ppo()
         if self.curve and self.curve[-1].decisions == model.num_timesteps:
             return self.curve[-1]  # a resumed training starts where this evaluation was made
-        model.play(self.environments, self.seeds, deterministic=True)
-        metrics = [env.scheduler.schedule.metrics()[self.scenario.objective] for env in self.environments]
-        result = Evaluation(model.num_timesteps, float(np.mean(metrics)), self.reference, self._seconds())
+        groups = [self.seeds[i : i + 8] for i in range(0, len(self.seeds), 8)]
+        played = model.players.play(model.network, groups, [None] * len(groups))
+        objective = [episode.metrics[self.scenario.objective] for group in played for episode in group]
+        result = Evaluation(model.num_timesteps, float(np.mean(objective)), self.reference, self._seconds())
         best = min((e.objective for e in self.curve), default=float("inf"))
         self.curve.append(result)
         self.model.logger.record("validation/ratio", result.ratio)

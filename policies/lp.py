@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,14 +18,14 @@ from rlsched.state import State, TaskState
 
 _TOLERANCE = 1e-6  # HiGHS is exact to about 1e-7
 
-Start = tuple[TaskState, int]
+Start = tuple[TaskState, list[int]]
 
 
 class _Variable(NamedTuple):
     """x[t, m]: members of task t that start in mode m. Value: its coefficient in the objective."""
 
     task: TaskState
-    mode: int
+    modes: list[int]
     size: int
     value: float
 
@@ -77,46 +77,46 @@ class LinearProgramPolicy:
             self._plan = deque(self._starts(state))
         allocation = None
         while self._plan and allocation is None:
-            task, mode = self._plan.popleft()
-            allocation = state.allocate(task, mode) if task.waiting else None
+            task, modes = self._plan.popleft()
+            fitting = (state.allocate(task, mode) for mode in modes)
+            allocation = next((a for a in fitting if a is not None), None)
         self._planned_for = (state.now, len(state.running) + (allocation is not None), len(state.jobs))
         return () if allocation is None else (allocation,)
 
     def _starts(self, state: State) -> list[Start]:
         variables = self._variables(state)
-        starts: list[Start] = []
         if not variables:
-            return starts
+            return []
+        starts: list[Start] = []
         by_task = itertools.groupby(zip(variables, _solve(variables, state), strict=True), lambda pair: pair[0].task)
         for task, pairs in by_task:
             part, smallest = 0.0, None
             for variable, amount in pairs:
                 whole = int(amount + _TOLERANCE)
-                starts += [(task, variable.mode)] * whole
+                starts += [(task, variable.modes)] * whole
                 if amount - whole > _TOLERANCE:
                     part += amount - whole
                     if smallest is None or variable.size < smallest.size:
                         smallest = variable
             if smallest is not None:
-                starts += [(task, smallest.mode)] * int(part + _TOLERANCE)
+                starts += [(task, smallest.modes)] * int(part + _TOLERANCE)
         if not starts and not state.running:  # everything is free: there is nothing to wait for
-            starts += ((v.task, v.mode) for v in sorted(variables, key=lambda v: -v.value))
+            best = max(variables, key=lambda variable: variable.value)
+            starts.append((best.task, best.modes))
         return starts
 
     def _variables(self, state: State) -> list[_Variable]:
         tasks = heapq.nsmallest(self._tasks, state.ready.values(), key=lambda task: (task.job.work_left, task.job.id))
         variables = []
         for task in tasks:
-            rungs = [
-                rung
-                for rung in itertools.chain.from_iterable(self._menu(task, state))
-                if all(limit > 0 for _, limit, _ in _takes(task, task.task.modes[rung.mode], state))
-            ]
-            if not rungs:
-                continue
-            work = min(rung.size * rung.duration for rung in rungs)
+            ladders = self._menu(task, state)
+            work = min(rung.size * rung.duration for rungs in ladders for rung in rungs)
             weight = task.job.job.weight * work / max(task.job.work_left, work * len(task.waiting))**self._power
-            variables += [_Variable(task, rung.mode, rung.size, weight / rung.duration) for rung in rungs]
+            for rungs in ladders:
+                modes = [rung.mode for rung in rungs]
+                for at, rung in enumerate(rungs):
+                    if all(limit > 0 for _, limit, _ in _takes(task, task.task.modes[rung.mode], state)):
+                        variables.append(_Variable(task, modes[at:], rung.size, weight / rung.duration))
         return variables
 
 
@@ -126,7 +126,7 @@ def _solve(variables: Sequence[_Variable], state: State) -> list[float]:
     limits: list[float] = []
     rows, columns, amounts = [], [], []
     for column, variable in enumerate(variables):
-        mode = variable.task.task.modes[variable.mode]
+        mode = variable.task.task.modes[variable.modes[0]]
         for what, limit, amount in _takes(variable.task, mode, state):
             if what not in row_of:
                 row_of[what] = len(limits)

@@ -12,26 +12,23 @@ What differs from sb3-contrib's MaskablePPO (whose `train`, the PPO update itsel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
 
 from rlsched.envs.encoding import MAX_CANDIDATES
-from rlsched.envs.scheduling import Observation, SchedulingEnv
+from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
-
-Floats = NDArray[np.float64]
+from rlsched.policies.rollouts import Episode, Floats, Players
+from rlsched.scenario import Scenario
 
 
 class _Unchanged(BaseFeaturesExtractor):
@@ -88,32 +85,6 @@ class CandidatePolicy(MaskableActorCriticPolicy):
         self.optimizer = make_optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
-@dataclass(slots=True)
-class Episode:
-    """One rollout: D decisions, and the simulated times around them (seconds)."""
-
-    observations: list[Observation] = field(default_factory=list)
-    masks: list[NDArray[np.bool_]] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)  # D + 1: of each decision, and of the end
-    kept: int = 0  # decisions up to the last arrival
-
-    def advantages(self, horizon: float, trace: float) -> Floats:
-        """Generalised advantages of the kept decisions, discounted in simulated time, (kept,)."""
-        values = np.array([*self.values, 0.0])[: self.kept + 1]
-        elapsed = np.diff(np.array(self.times[: self.kept + 1]))
-        gamma, decay = np.exp(-elapsed / horizon), np.exp(-elapsed * (1 / horizon + 1 / trace))
-        delta = np.array(self.rewards[: self.kept]) + gamma * values[1:] - values[:-1]
-        result = np.empty(self.kept)
-        following = 0.0
-        for i in range(self.kept - 1, -1, -1):
-            result[i] = following = delta[i] + decay[i] * following
-        return result
-
-
 def subtract_group_baseline(group: list[tuple[Floats, Floats]]) -> list[Floats]:
     """Subtract from each rollout's advantages the mean of the others' at the same simulated time.
 
@@ -133,19 +104,38 @@ class GroupPPO(MaskablePPO):
     """MaskablePPO over groups of whole episodes.
 
     Args:
-        env: a DummyVecEnv of `sequences * rollouts` SchedulingEnv (`rlsched.envs.scheduling.make_vector_env`).
-        sequences: arrival sequences an iteration; iteration i plays workloads first_seed + i * sequences onwards.
+        scenario: whose training workloads are played.
+        sequences: arrival sequences an iteration; iteration i plays workloads i * sequences onwards of the training
+            range.
+        rollouts: how often each is played.
+        network: sizes of the network.
         horizon, trace: time constants of discount and lambda, in mean critical paths of the workload.
+        processes: see `Players`.
     """
 
     def __init__(
-        self, env: VecEnv, *, sequences: int, first_seed: int, horizon: float = 20.0, trace: float = 2.5, **kwargs: Any
+        self,
+        scenario: Scenario,
+        *,
+        sequences: int = 8,
+        rollouts: int = 8,
+        network: NetworkConfig | None = None,
+        horizon: float = 32.0,
+        trace: float = 4.0,
+        processes: int = 0,
+        **kwargs: Any,
     ) -> None:
-        self.sequences = sequences
-        self.first_seed = first_seed
+        config = network or NetworkConfig()
+        self.scenario = scenario
+        self.sequences, self.rollouts = sequences, rollouts
         self.horizon, self.trace = horizon, trace
         self.iteration = 0
-        super().__init__(CandidatePolicy, env, gamma=1.0, **kwargs)
+        self.players = Players(scenario, config, processes)
+        env = DummyVecEnv([lambda: SchedulingEnv(scenario, graph=config.graph_layers > 0)])  # for its spaces
+        # n_steps is of no account: a rollout is as long as its episodes are
+        super().__init__(
+            CandidatePolicy, env, n_steps=2, gamma=1.0, policy_kwargs={"network": config}, device="cpu", **kwargs
+        )
 
     @property
     def network(self) -> SchedulingNetwork:
@@ -164,18 +154,15 @@ class GroupPPO(MaskablePPO):
         """Play one group of episodes for every arrival sequence and fill the buffer; `n_rollout_steps` is not used."""
         callback.on_rollout_start()
         # Everything random in an iteration follows from its number, so that a resumed training is the same training.
-        torch.manual_seed((self.seed or 0) * 1_000_003 + self.iteration)
-        np.random.seed((self.seed or 0, self.iteration))
-        environments = _unwrap(env)
-        rollouts = len(environments) // self.sequences
-        first = self.first_seed + self.iteration * self.sequences
-        episodes = self.play(environments, [first + i // rollouts for i in range(len(environments))])
-        groups = [episodes[i : i + rollouts] for i in range(0, len(episodes), rollouts)]
-        units = [environments[i].state.typical_time for i in range(0, len(episodes), rollouts)]
-        self._fill(rollout_buffer, groups, units)
+        base = np.random.SeedSequence([self.seed or 0, self.iteration]).generate_state(self.sequences + 1)
+        np.random.seed(base[-1])  # the order of the minibatches
+        first = self.scenario.seeds.train + self.iteration * self.sequences
+        groups = [[first + i] * self.rollouts for i in range(self.sequences)]
+        played = self.players.play(self.network, groups, [int(seed) for seed in base[:-1]])
+        self._fill(rollout_buffer, played)
         self.iteration += 1
-        self.num_timesteps += sum(len(episode.actions) for episode in episodes)
-        returns = [sum(episode.rewards) for episode in episodes]
+        self.num_timesteps += sum(len(episode.actions) for group in played for episode in group)
+        returns = [sum(episode.rewards) for group in played for episode in group]
         self.logger.record("rollout/return", float(np.mean(returns)))
         self.logger.record("rollout/decisions", self.num_timesteps)
         callback.update_locals(locals())
@@ -183,51 +170,12 @@ class GroupPPO(MaskablePPO):
         callback.on_rollout_end()
         return proceed
 
-    def play(self, environments: list[SchedulingEnv], seeds: list[int], deterministic: bool = False) -> list[Episode]:
-        """Play one workload on each environment to its end, all in step, so that the network sees batches."""
-        self.policy.set_training_mode(False)
-        episodes = [Episode() for _ in environments]
-        current: list[tuple[Observation, NDArray[np.bool_]]] = []
-        for environment, seed, episode in zip(environments, seeds, episodes, strict=True):
-            observation, info = environment.reset(seed=seed)
-            episode.times.append(info["time"])
-            current.append((observation, environment.action_masks()))
-        active = list(range(len(environments)))
-        while active:
-            batch = {key: np.stack([current[i][0][key] for i in active]) for key in current[0][0]}
-            masks = np.stack([current[i][1] for i in active])
-            with torch.no_grad():
-                tensors = {key: torch.as_tensor(array) for key, array in batch.items()}
-                actions, values, log_probs = self.policy.forward(tensors, deterministic, masks)  # type: ignore[arg-type]
-            chosen = zip(active, actions.tolist(), values.flatten().tolist(), log_probs.tolist(), strict=True)
-            remaining = []
-            for i, action, value, log_prob in chosen:
-                episode, (observation, mask) = episodes[i], current[i]
-                following, reward, ended, _, info = environments[i].step(action)
-                episode.observations.append(observation)
-                episode.masks.append(mask)
-                episode.actions.append(action)
-                episode.values.append(value)
-                episode.log_probs.append(log_prob)
-                episode.rewards.append(reward)
-                episode.times.append(info["time"])
-                if not info["arrivals_over"]:
-                    episode.kept = len(episode.actions)
-                if ended:
-                    if episode.kept == 0:  # everything was released at once: there is no queue to keep steady
-                        episode.kept = len(episode.actions)
-                else:
-                    remaining.append(i)
-                    current[i] = (following, environments[i].action_masks())
-            active = remaining
-        return episodes
-
-    def _fill(self, buffer: RolloutBuffer, groups: list[list[Episode]], units: list[float]) -> None:
+    def _fill(self, buffer: RolloutBuffer, groups: list[list[Episode]]) -> None:
         kept = [episode for group in groups for episode in group]
         raw: list[Floats] = []
         adjusted: list[Floats] = []
-        for group, unit in zip(groups, units, strict=True):
-            of_group = [episode.advantages(self.horizon * unit, self.trace * unit) for episode in group]
+        for group in groups:
+            of_group = [episode.advantages(self.horizon, self.trace) for episode in group]
             raw += of_group
             times = [np.array(episode.times[: episode.kept]) for episode in group]
             adjusted += subtract_group_baseline(list(zip(times, of_group, strict=True)))
@@ -254,10 +202,3 @@ class GroupPPO(MaskablePPO):
         store.advantages[:, 0] = advantages[:count]
         store.returns[:, 0] = (np.concatenate(raw) + values)[:count]
         store.pos, store.full = count, True
-
-
-def _unwrap(env: VecEnv) -> list[SchedulingEnv]:
-    environments = [environment.unwrapped for environment in getattr(env, "envs", [])]
-    if not environments or not all(isinstance(environment, SchedulingEnv) for environment in environments):
-        raise ValueError("GroupPPO needs a DummyVecEnv of SchedulingEnv")
-    return environments

@@ -27,7 +27,7 @@ tasks:
 """
 
 
-def rlsched(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def rlsched(*arguments: str | Path | int, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command and expect an exit code."""
     result = subprocess.run(
         [sys.executable, "-m", "rlsched", *map(str, arguments)],

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlsched.envs.scheduling import SchedulingEnv, make_vector_env
+from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
-from rlsched.policies.ppo import Episode, GroupPPO, subtract_group_baseline
+from rlsched.policies.network import NetworkConfig, SchedulingNetwork
+from rlsched.policies.ppo import subtract_group_baseline
+from rlsched.policies.rollouts import Episode, Players, play
 from rlsched.scenario import load_scenario
 
 SMALL = TrainingConfig(steps=600, sequences=2, rollouts=2, validate_every=1, validation_workloads=2)
@@ -26,7 +28,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_training_writes_policy_card_curve_and_logs(tmp_path: Path) -> None:
     """The files that docs promise, and a card that says how the policy came about."""
-    curve = train(load_scenario("tiny"), tmp_path, SMALL)
+    curve = train(load_scenario("tiny"), tmp_path, SMALL, processes=1)
     card = json.loads((tmp_path / "policy.json").read_text())
     assert card["scenario"] == "tiny"
     assert card["training"] == dataclasses.asdict(SMALL)
@@ -41,7 +43,7 @@ def test_training_writes_policy_card_curve_and_logs(tmp_path: Path) -> None:
 def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
     """Stopped after an iteration and resumed, it ends with the weights of an undisturbed one, bit for bit."""
     scenario = load_scenario("tiny")
-    undisturbed = train(scenario, tmp_path / "a", SMALL)
+    undisturbed = train(scenario, tmp_path / "a", SMALL, processes=1)
     calls = 0
 
     def interrupt(decisions: int, evaluation: Evaluation | None) -> None:
@@ -51,8 +53,8 @@ def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(scenario, tmp_path / "b", SMALL, progress=interrupt)
-    resumed = train(scenario, tmp_path / "b", SMALL, resume=True)
+        train(scenario, tmp_path / "b", SMALL, processes=1, progress=interrupt)
+    resumed = train(scenario, tmp_path / "b", SMALL, processes=1, resume=True)
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name
     assert [(e.decisions, e.objective) for e in resumed] == [(e.decisions, e.objective) for e in undisturbed]
@@ -61,9 +63,9 @@ def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
 def test_an_existing_training_is_never_overwritten(tmp_path: Path) -> None:
     """Without --resume it is refused, with another set-up too."""
     scenario = load_scenario("tiny")
-    train(scenario, tmp_path, SMALL)
+    train(scenario, tmp_path, SMALL, processes=1)
     with pytest.raises(ResumeError, match="holds a training already; use --resume"):
-        train(scenario, tmp_path, SMALL)
+        train(scenario, tmp_path, SMALL, processes=1)
     with pytest.raises(ResumeError, match="was started with seed 0, not 1"):
         train(scenario, tmp_path, dataclasses.replace(SMALL, seed=1), resume=True)
 
@@ -92,11 +94,23 @@ def test_the_group_baseline_is_the_others_mean_at_the_same_time() -> None:
     assert adjusted[2] == pytest.approx([7 - (1 + 1) / 2])
 
 
-def test_rollouts_of_a_group_play_the_same_arrivals() -> None:
-    """Equal jobs at equal times, whatever was decided."""
+def test_rollouts_of_a_group_play_the_same_arrivals_differently() -> None:
+    """Equal jobs at equal times; the sampled decisions differ."""
     scenario = load_scenario("tiny")
-    model = GroupPPO(make_vector_env(scenario, 2), sequences=1, first_seed=0, n_steps=2, device="cpu", seed=0)
     environments = [SchedulingEnv(scenario, graph=False) for _ in range(2)]
-    model.play(environments, [7, 7])
-    first, second = (env.scheduler.schedule.jobs.values() for env in environments)
-    assert [r.job for r in first] == [r.job for r in second]
+    play(SchedulingNetwork(NetworkConfig()), environments, [7, 7], seed=0)
+    first, second = (env.scheduler.schedule for env in environments)
+    assert [r.job for r in first.jobs.values()] == [r.job for r in second.jobs.values()]
+    assert first.runs != second.runs
+
+
+def test_the_number_of_processes_does_not_change_a_rollout() -> None:
+    """One process or two: equal actions, rewards and times."""
+    scenario, config = load_scenario("tiny"), NetworkConfig()
+    network = SchedulingNetwork(config)
+    results = []
+    for processes in (1, 2):
+        with Players(scenario, config, processes) as players:
+            groups = players.play(network, [[1, 1], [2, 2], [3]], [10, 20, 30])
+            results.append([(e.actions, e.rewards, e.times) for group in groups for e in group])
+    assert results[0] == results[1]

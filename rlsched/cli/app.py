@@ -50,7 +50,7 @@ def options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it makes.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option("--steps", help="Decisions to train for.")] = 400_000,
+    steps: Annotated[int, typer.Option("--steps", help="Decisions to train for.")] = 250_000,
 ) -> None:
     """The whole story in a few minutes: learn, compare, then run a real workflow with the learned policy.
 
