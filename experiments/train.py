@@ -61,7 +61,7 @@ class TrainingConfig:
     sequences: int = 8
     rollouts: int = 8
     validate_every: int = 3
-    validation_workloads: int = 32
+    validation_workloads: int = 24
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4
     horizon: float = 32.0
