@@ -81,7 +81,7 @@ class SchedulingNetwork(nn.Module):
         self.graph = GraphEncoder(config.graph_hidden, config.graph_layers) if config.graph_layers else None
         self.scorer = _perceptron(inputs, config.hidden, nn.ReLU)
         self.skip = nn.Linear(inputs, 1, bias=False)
-        self.wait_bias = nn.Parameter(torch.full((1,), -1.0))  # an untrained policy starts things more often than not
+        self.wait_bias = nn.Parameter(torch.zeros(1))
         self.critic = _perceptron(CRITIC_FEATURES, config.critic_hidden, nn.Tanh)
         self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
         nn.init.normal_(_last(self.scorer).weight, std=0.01)
