@@ -12,12 +12,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +26,7 @@ from rlsched.policies.registry import load_policy, policy_names
 from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Scheduler, StallError
+from rlsched.workers import available_cores, submit_all, worker_pool
 
 RESAMPLES = 10_000
 _Result = TypeVar("_Result")
@@ -182,7 +180,7 @@ def benchmark(
     cells = {} if store is None else store.cells
     wanted = [(policy, seed) for seed in seeds for policy in policies]
     missing = [key for key in wanted if key not in cells]
-    processes = processes or os.cpu_count() or 1
+    processes = processes or available_cores()
     schedules: dict[str, Schedule] = {}
     with _Workers(scenario, min(processes, max(len(missing), 1))) as workers:
         for done, cell in enumerate(workers.map(_play, missing), len(wanted) - len(missing) + 1):
@@ -251,13 +249,6 @@ def _begin(scenario: Scenario) -> None:
     _scenario = scenario
 
 
-def _begin_worker(scenario: Scenario) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two threads on busy cores are many times slower
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once and without a traceback
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _begin(scenario)
-
-
 def _run(policy: str, seed: int) -> Schedule:
     try:
         return Scheduler(_scenario.simulator(seed)).run(load_policy(policy, seed=seed))
@@ -280,8 +271,7 @@ class _Workers:
     def __init__(self, scenario: Scenario, processes: int) -> None:
         self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
-            # spawn: a fork of a process in which torch or a progress bar has threads can hang.
-            self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker, (scenario,))
+            self._pool = worker_pool(processes, _begin, scenario)
         else:
             _begin(scenario)
 
@@ -296,12 +286,7 @@ class _Workers:
         if self._pool is None:
             yield from (function(*key) for key in keys)
             return
-        # Workers inherit the mask, and take it off when they are ready to die quietly.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            futures: list[Future[_Result]] = [self._pool.submit(function, *key) for key in keys]
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        futures = submit_all(self._pool, function, keys)
         yield from (future.result() for future in as_completed(futures))
 
 

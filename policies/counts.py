@@ -11,9 +11,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
-from rlsched.policies.ladders import Ladder, Ladders, Rung
+from rlsched.policies.ladders import Ladder, PerTask, Rung, ladders
 from rlsched.policies.options import look_up
 from rlsched.state import State, TaskState
+
+Courses = list[tuple[Ladder, list[Rung]]]
 
 
 class Menu:
@@ -37,18 +39,21 @@ class Menu:
         if not stretch >= 1:
             raise ValueError(f"stretch is {stretch}, expected 1 or more")
         self.threshold = threshold
-        self.ladders = Ladders()
+        self.ladders = PerTask(ladders)
         self._rule = look_up(COUNTS, "count rule", count)
         self._stretch = stretch
+        self._read = self._write if self._rule in (equal_share, water_filling) else PerTask(self._write)
 
-    def __call__(self, task: TaskState, state: State) -> list[tuple[Rung, ...]]:
+    def __call__(self, task: TaskState, state: State) -> Courses:
         """For each GPU type the acceptable rungs, largest first; at least one rung in all."""
-        ladders = self.ladders(task, state)
-        chosen = [self._rule(ladder, state, self) for ladder in ladders]
-        longest = self._stretch * min(rung.duration for rung in chosen)
+        return self._read(task, state)
+
+    def _write(self, task: TaskState, state: State) -> Courses:
+        chosen = [(ladder, self._rule(ladder, state, self)) for ladder in self.ladders(task, state)]
+        longest = self._stretch * min(rung.duration for _, rung in chosen)
         return [
-            tuple(rung for rung in reversed(ladder.rungs) if rung.size <= wanted.size and rung.duration <= longest)
-            for ladder, wanted in zip(ladders, chosen, strict=True)
+            (ladder, [r for r in reversed(ladder.rungs) if r.size <= wanted.size and r.duration <= longest])
+            for ladder, wanted in chosen
         ]
 
 
@@ -67,8 +72,9 @@ def maximum(ladder: Ladder, state: State, menu: Menu) -> Rung:
 
 def efficiency(ladder: Ladder, state: State, menu: Menu) -> Rung:
     """The largest gang whose GPUs are at least `threshold` times as effective as those of the smallest."""
-    least = ladder.rungs[0].size * ladder.rungs[0].duration
-    enough = (rung for rung in reversed(ladder.rungs) if least >= menu.threshold * rung.size * rung.duration)
+    enough = (
+        rung for rung in reversed(ladder.rungs) if ladder.least_work >= menu.threshold * rung.size * rung.duration
+    )
     return next(enough, ladder.rungs[0])
 
 
@@ -78,10 +84,11 @@ def marginal(ladder: Ladder, state: State, menu: Menu) -> Rung:
 
 
 def equal_share(ladder: Ladder, state: State, menu: Menu) -> Rung:
-    """The largest gang within an even share of the cluster's GPUs for every member that runs or is ready."""
+    """The largest gang within an even share of the cluster's GPUs for every member that has some or is ready."""
     if not ladder.on_gpus:
         return ladder.rungs[0]
-    members = len(state.running) + sum(len(task.waiting) for task in state.ready.values())
+    members = sum(run.mode.gpus > 0 for run in state.running.values())
+    members += sum(len(task.waiting) for task in state.ready.values())
     share = state.cluster.gpu_count() / members
     return next((rung for rung in reversed(ladder.rungs) if rung.size <= share), ladder.rungs[0])
 
@@ -117,10 +124,10 @@ def _steps(ladder: Ladder) -> Iterator[tuple[float, int]]:
 
     A step counts for no more than the one before, because nobody can take it alone.
     """
-    first, least = ladder.rungs[0], 1.0
+    least = 1.0
     for lower, upper in itertools.pairwise(ladder.rungs):
         more = upper.size - lower.size
-        speed = (1 / upper.duration - 1 / lower.duration) * first.duration * first.size
+        speed = (1 / upper.duration - 1 / lower.duration) * ladder.least_work
         least = min(least, speed / more)
         yield least, more
 

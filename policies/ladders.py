@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-from rlsched.model import Mode, Task
 from rlsched.state import JobState, State, TaskState
+
+Value = TypeVar("Value")
+
+
+class PerTask(Generic[Value]):
+    """Something computed once for each task, and forgotten with its job.
+
+    Args:
+        compute: answers a task and the state with the value.
+    """
+
+    def __init__(self, compute: Callable[[TaskState, State], Value]) -> None:
+        self._compute = compute
+        self._known: WeakKeyDictionary[JobState, dict[int, Value]] = WeakKeyDictionary()
+
+    def __call__(self, task: TaskState, state: State) -> Value:
+        of_job = self._known.get(task.job)
+        if of_job is None:
+            of_job = self._known[task.job] = {}
+        if task.index not in of_job:
+            of_job[task.index] = self._compute(task, state)
+        return of_job[task.index]
 
 
 class Rung(NamedTuple):
@@ -31,12 +52,18 @@ class Ladder(NamedTuple):
     gpu_type: str | None
     rungs: tuple[Rung, ...]
 
+    @property
+    def least_work(self) -> float:
+        """GPU-seconds (size x duration) on the lowest rung."""
+        return self.rungs[0].size * self.rungs[0].duration
 
-def ladders(task: Task, fits: Callable[[Mode], bool]) -> tuple[Ladder, ...]:
-    """One ladder for each GPU type that the task has modes for; of modes that do not fit there is no rung."""
+
+def ladders(task: TaskState, state: State) -> tuple[Ladder, ...]:
+    """One ladder for each GPU type that the task has modes for; modes too large for the cluster are on none."""
+    modes = task.task.modes
     by_kind: dict[tuple[bool, str | None], list[Rung]] = {}
-    for number, mode in enumerate(task.modes):
-        if fits(mode):
+    for number, mode in enumerate(modes):
+        if len(modes) == 1 or state.fits_when_empty(mode):
             size = max(1, mode.gpus or sum(mode.resources.values()))
             kind = (mode.gpus > 0, mode.gpu_type if mode.gpus else None)
             by_kind.setdefault(kind, []).append(Rung(number, size, mode.duration))
@@ -44,24 +71,9 @@ def ladders(task: Task, fits: Callable[[Mode], bool]) -> tuple[Ladder, ...]:
 
 
 def _rising(rungs: list[Rung]) -> tuple[Rung, ...]:
+    """In order of size, without those that are no faster than a smaller one."""
     kept: list[Rung] = []
     for rung in sorted(rungs, key=lambda rung: (rung.size, rung.duration)):
         if not kept or rung.duration < kept[-1].duration:
             kept.append(rung)
     return tuple(kept)
-
-
-class Ladders:
-    """The ladders of the tasks in the system, built once for each task."""
-
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[JobState, dict[int, tuple[Ladder, ...]]] = WeakKeyDictionary()
-
-    def __call__(self, task: TaskState, state: State) -> tuple[Ladder, ...]:
-        of_job = self._known.get(task.job)
-        if of_job is None:
-            of_job = self._known[task.job] = {}
-        found = of_job.get(task.index)
-        if found is None:
-            found = of_job[task.index] = ladders(task.task, state.fits_when_empty)
-        return found

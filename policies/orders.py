@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rlsched.state import State, TaskState
 
 Key = float | tuple[float, ...]
 Order = Callable[[TaskState, State], Key]
 
-ORDERS: dict[str, Callable[..., Key] | type[Order]] = {}
+ORDERS: dict[str, Callable[..., Any]] = {}
 """By name: functions of (task, state), or classes whose objects are, for orders with a memory of their own."""
 
 AnyOrder = TypeVar("AnyOrder", bound=Callable[..., object])
@@ -34,7 +34,7 @@ def order(name: str) -> Callable[[AnyOrder], AnyOrder]:
     def register(function: AnyOrder) -> AnyOrder:
         if name in ORDERS:
             raise ValueError(f"there is an order {name!r} already")
-        ORDERS[name] = function  # type: ignore[assignment]
+        ORDERS[name] = function
         return function
 
     return register
@@ -67,8 +67,12 @@ def shortest_task(task: TaskState, state: State) -> Key:
 
 @order("srpt")
 def shortest_remaining_work(task: TaskState, state: State) -> Key:
-    """Tasks of the job with the least GPU time left (Schrage 1968); within a job, longest path to its end first."""
-    return (task.job.work_left, task.job.id, -task.rank)
+    """Tasks of the job with the least GPU time left (Schrage 1968); within a job, longest path to its end first.
+
+    Of jobs with the same GPU time left, none for example, the one with the shorter critical path left comes first.
+    """
+    job = task.job
+    return (job.work_left, job.critical_path_left, job.id, -task.rank)
 
 
 @order("shortest-path")
@@ -79,7 +83,7 @@ def shortest_remaining_path(task: TaskState, state: State) -> Key:
 
 @order("critical-path")
 def longest_path(task: TaskState, state: State) -> Key:
-    """Longest path to the end of its job first: HEFT's upward rank (Topcuoglu et al., IEEE TPDS 2002, sec. 4.1)."""
+    """Longest path to the end of its job first: HEFT's upward rank (Topcuoglu et al., IEEE TPDS 2002, sec. 4)."""
     return -task.rank
 
 
@@ -113,7 +117,7 @@ class _OnceAnInstant(Generic[Value]):
 
 @order("las")
 class LeastAttainedService:
-    """Job that has had the least GPU time so far; needs no estimate (Gu et al., Tiresias, NSDI 2019, sec. 3.2)."""
+    """Job that has had the least GPU time so far; needs no estimate (Gu et al., Tiresias, NSDI 2019)."""
 
     def __init__(self) -> None:
         self._in_running_tasks = _OnceAnInstant(self._gpu_seconds_of_running_tasks)

@@ -1,4 +1,4 @@
-"""Where a gang goes: rules that choose among the nodes that have room for it."""
+"""Where a gang goes: rules that choose among the GPU types and the nodes that have room for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,32 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rlsched.model import Share
+from rlsched.policies.counts import Menu
+from rlsched.policies.ladders import Ladder
 from rlsched.state import State, TaskState
+
+Handicap = Callable[[Ladder, State, Menu], float]
+"""Answers a task's ladder on a GPU type with what its duration there is divided by before types are compared."""
+
+
+def fastest(ladder: Ladder, state: State, menu: Menu) -> float:
+    """The GPU type on which the task ends first."""
+    return 1.0
+
+
+def comparative(ladder: Ladder, state: State, menu: Menu) -> float:
+    """The GPU type on which the task loses least, compared with what the ready tasks lose there on average.
+
+    Ricardo's comparative advantage: a slow type is for the tasks that suffer least from it.
+    """
+    losses, members = 0.0, 0
+    for task in state.ready.values():
+        works = {(other.on_gpus, other.gpu_type): other.least_work for other in menu.ladders(task, state)}
+        if (work := works.get((ladder.on_gpus, ladder.gpu_type))) is not None:
+            losses += len(task.waiting) * work / min(works.values())
+            members += len(task.waiting)
+    return losses / members
+
 
 Placement = Callable[[State, TaskState, int], tuple[Share, ...] | None]
 """Answers a state, a task and the number of a mode with the shares of the gang, or None if it does not fit now."""
@@ -32,4 +57,5 @@ def spread(state: State, task: TaskState, mode: int) -> tuple[Share, ...] | None
     return pack(state, task, mode)
 
 
+GPU_TYPES: dict[str, Handicap] = {"fastest": fastest, "comparative": comparative}
 PLACEMENTS: dict[str, Placement] = {"pack": pack, "spread": spread}

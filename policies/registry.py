@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlsched.policies.greedy import GreedyPolicy
 from rlsched.policies.options import options_of, parse, suggest
-from rlsched.policies.orders import ORDERS
+from rlsched.policies.orders import ORDERS, Order
 
 if TYPE_CHECKING:
     from rlsched.scheduler import Policy
@@ -57,18 +57,17 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
 
 def _build(name: str, text: str, seed: int) -> Policy:
     own = _own(name)
-    if name in ORDERS:
-        mine, common = options_of(own), options_of(GreedyPolicy)
-        given = parse(text, common | mine, name)
-        of_order = {option: value for option, value in given.items() if option in mine}
-        order = own(**of_order) if inspect.isclass(own) else partial(own, **of_order) if of_order else own
-        build: Callable[..., Policy] = partial(GreedyPolicy, order)
-        options: dict[str, Any] = {option: value for option, value in given.items() if option not in mine}
-    else:
-        build, defaults = own, options_of(own)
-        options = ({"seed": seed} if "seed" in defaults else {}) | parse(text, defaults, name)
+    mine, common = options_of(own), options_of(GreedyPolicy) if name in ORDERS else {}
+    given: dict[str, Any] = parse(text, common | mine, name)
+    if "seed" in mine:
+        given = {"seed": seed} | given
+    build = partial(own, **{option: value for option, value in given.items() if option in mine})
     try:
-        return build(**options)
+        if name not in ORDERS:
+            policy: Policy = build()
+            return policy
+        order: Order = build() if inspect.isclass(own) else build
+        return GreedyPolicy(order, **{option: value for option, value in given.items() if option in common})
     except ValueError as error:
         raise ValueError(f"policy {name!r}: {error}") from None
 

@@ -6,12 +6,9 @@ alone, not on how many processes play how many groups.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from torch import Tensor
 from rlsched.envs.scheduling import Observation, SchedulingEnv
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.scenario import Scenario
+from rlsched.workers import available_cores, submit_all, worker_pool
 
 Floats = NDArray[np.float64]
 
@@ -133,12 +131,11 @@ class Players:
     def __init__(self, scenario: Scenario, config: NetworkConfig, processes: int = 0) -> None:
         self._player: _Player | None = None
         self._pool: ProcessPoolExecutor | None = None
-        processes = processes or len(os.sched_getaffinity(0))
+        processes = processes or available_cores()
         if processes == 1:
             self._player = _Player(scenario, config)
         else:
-            # spawn: a fork of a process in which torch has run can hang
-            self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (scenario, config))
+            self._pool = worker_pool(processes, _begin, scenario, config)
 
     def __enter__(self) -> Players:
         return self
@@ -160,7 +157,8 @@ class Players:
             assert self._player is not None
             return [self._player.play(network, group, seed) for group, seed in zip(groups, seeds, strict=True)]
         weights = {name: value.numpy() for name, value in network.state_dict().items()}
-        futures = [self._pool.submit(_play, weights, group, seed) for group, seed in zip(groups, seeds, strict=True)]
+        calls = ((weights, group, seed) for group, seed in zip(groups, seeds, strict=True))
+        futures = submit_all(self._pool, _play, calls)
         return [future.result() for future in futures]
 
 
@@ -183,7 +181,6 @@ _player: _Player  # of a worker process
 def _begin(scenario: Scenario, config: NetworkConfig) -> None:
     global _player
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once and without a traceback
     _player = _Player(scenario, config)
 
 

@@ -86,8 +86,9 @@ def test_simulate_predicts_a_workflow(letters: Path, tmp_path: Path) -> None:
     """A chain of two one-second tasks takes two seconds, on this machine and on a cluster from a file."""
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("nodes:\n  - {name: n, gpus: 2, gpu_type: x, cpus: 4, memory: 8}\n")
-    for options in ([], ["--cluster", cluster]):
-        result = rlsched("simulate", letters, "--policy", "fifo", "--json", *options)
+    here: list[str | Path] = ["simulate", letters, "--policy", "fifo", "--json"]
+    for arguments in (here, [*here, "--cluster", cluster]):
+        result = rlsched(*arguments)
         assert json.loads(result.stdout)["metrics"]["makespan"] == 2.0
 
 

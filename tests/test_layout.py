@@ -21,6 +21,7 @@ BELOW = {
     "model": "",
     "progress": "",
     "manifest": "",
+    "workers": "",
     "document": "",
     "pool": "model",
     "state": "pool",
@@ -38,7 +39,8 @@ BELOW = {
     "envs.encoding": "envs.fluid state",
     "envs": "envs.encoding scenario",
     "policies": "envs.encoding scheduler",
-    "policies.ppo": "envs policies",  # the trainer; a policy that is used does not need it
+    "policies.rollouts": "envs policies workers",
+    "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
     "experiments": "executor manifest policies.ppo report traces",
     "cli": "experiments",
     "__main__": "cli",

@@ -52,7 +52,7 @@ class Settings:
 
     @property
     def checkpoint(self) -> Path:
-        """Where an interrupted training is kept until it is resumed: the executor's folder for that, or beside `out`."""
+        """Where an interrupted training is kept: in the executor's folder for that, or beside `out`."""
         folder = Path(os.environ.get("RLSCHED_CHECKPOINT_DIR", self.out.parent))
         return folder / f"{self.out.stem}.checkpoint"
 

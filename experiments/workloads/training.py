@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,8 +81,8 @@ def fit(settings: Settings, build: Callable[[], nn.Module], logits: Logits) -> N
     checkpoint = Checkpoint(settings.checkpoint, settings.fingerprint(), model, optimizer, device)
     first, seconds = checkpoint.load(rank, world)
 
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    asked_to_stop: list[int] = []  # a handler may interrupt itself: appending is safe, taking a lock is not
+    signal.signal(signal.SIGTERM, lambda signum, frame: asked_to_stop.append(signum))
     started = reported = saved = time.monotonic()
     reported_step = first
     for step, rows in enumerate(_batches(examples, batch_size, settings, first), start=first + 1):
@@ -99,13 +98,15 @@ def fit(settings: Settings, build: Callable[[], nn.Module], logits: Logits) -> N
             reported, reported_step = now, step
         if step == total:
             break
-        wish = STOP if stop.is_set() else SAVE if now - saved >= settings.checkpoint_every else GO_ON
+        wish = STOP if asked_to_stop else SAVE if now - saved >= settings.checkpoint_every else GO_ON
         if wish := _strongest(wish, world):
             checkpoint.save(step, seconds + now - started, rank, world)
             saved = time.monotonic()
         if wish == STOP:
             if rank == 0:
                 print(f"stopped after step {step} of {total}; run again to go on from {settings.checkpoint}")
+            if world > 1:
+                dist.destroy_process_group()
             raise SystemExit(STOPPED)
 
     if rank == 0:

@@ -86,14 +86,14 @@ def print_summary(result: RunResult) -> None:
         unit = units[name]
         shown.add(name)
         waited, ran = duration(run.start - run.ready_at), duration(run.end - run.start)
-        table.add_row(name, _state(unit), waited, ran, ", ".join(unit.devices))
+        table.add_row(Text(name), _state(unit), waited, ran, ", ".join(unit.devices))
     for unit in current.units:
         if unit.name not in shown:
-            table.add_row(unit.name, _state(unit), "", "", "")
+            table.add_row(Text(unit.name), _state(unit), "", "", "")
     console.print(table)
     for unit in current.units:
         if unit.state is UnitState.FAILED:
-            console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}")
+            console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}", markup=False)
     console.print(f"devices: {', '.join(current.devices)}")
     if current.makespan is not None:
         console.print(
@@ -142,7 +142,7 @@ def _view(current: RunStatus) -> Group:
     for column in ("task", "state", "time", "devices", "progress"):
         table.add_column(column, justify="right" if column == "time" else "left")
     for unit in current.units:
-        table.add_row(unit.name, _state(unit), _elapsed(unit), ", ".join(unit.devices), _progress(unit))
+        table.add_row(Text(unit.name), _state(unit), _elapsed(unit), ", ".join(unit.devices), _progress(unit))
     busy = {device: unit.name for unit in current.units if unit.state is UnitState.RUNNING for device in unit.devices}
     devices = "  ".join(f"{device}: {busy.get(device, 'idle')}" for device in current.devices)
     took = "" if current.makespan is None else f", actual {duration(current.makespan)}"

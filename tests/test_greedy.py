@@ -1,0 +1,312 @@
+"""Greedy policies: who comes first, on how many GPUs, of which type, on which node, and who waits for whom."""
+
+from __future__ import annotations
+
+import pytest
+from builders import Story, clusters, gpus, job, jobs, task, tell, uncertainties
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlsched.model import Cluster, Job, Mode, Node, Task
+from rlsched.policies.counts import COUNTS
+from rlsched.policies.orders import ORDERS
+from rlsched.policies.placement import GPU_TYPES, PLACEMENTS
+from rlsched.policies.registry import load_policy
+from rlsched.scheduler import Scheduler
+from rlsched.simulator import Simulator, Uncertainty
+
+TWO_TYPES = Cluster((Node("n0", gpus=1, gpu_type="fast"), Node("n1", gpus=1, gpu_type="slow")))
+
+
+def order_of(policy: str, *submitted: Job, cluster: Cluster | None = None) -> str:
+    """Names of the tasks in the order in which they start, on one GPU unless said otherwise."""
+    story = tell(submitted, cluster or gpus(1), load_policy(policy))
+    return " ".join(line.split()[0] for _, line in story.of("starts"))
+
+
+def starts(policy: str, cluster: Cluster, *submitted: Job) -> list[tuple[float, str]]:
+    """(time, sentence) of every start."""
+    return tell(submitted, cluster, load_policy(policy)).of("starts")
+
+
+def moldable(name: str, *durations: float, counts: tuple[int, ...] = (1, 2, 4, 8), gpu_type: str | None = None) -> Task:
+    """A task that takes so many seconds on so many GPUs."""
+    return Task(name, tuple(Mode(d, gpus=c, gpu_type=gpu_type) for d, c in zip(durations, counts, strict=False)))
+
+
+def on_either(name: str, fast: float, slow: float) -> Task:
+    """A task for one GPU of either type."""
+    return Task(name, (Mode(fast, gpus=1, gpu_type="fast"), Mode(slow, gpus=1, gpu_type="slow")))
+
+
+A = job("a", task("x", 8), task("y", 1, needs=["x"]))
+B = job("b", task("x", 4), task("y", 4))
+C = job("c", task("x", 5))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("fifo", "a/x a/y b/x b/y c/x"),
+        ("sjf", "b/x b/y c/x a/x a/y"),
+        ("srpt", "c/x b/x b/y a/x a/y"),
+        ("shortest-path", "b/x b/y c/x a/x a/y"),
+        ("critical-path", "a/x c/x b/x b/y a/y"),
+        ("las", "a/x b/x c/x b/y a/y"),
+        ("tetris", "c/x b/x b/y a/x a/y"),
+    ],
+)
+def test_each_order_has_its_own_first(policy: str, expected: str) -> None:
+    """A is a chain of 8 s and 1 s, B two tasks of 4 s, C one of 5 s; they arrive together at one GPU."""
+    assert order_of(policy, A, B, C) == expected
+
+
+def test_the_most_urgent_task_comes_first() -> None:
+    """Priority counts before the order of arrival."""
+    assert order_of("priority", job("a", task("x"), task("y", priority=1)), job("b", task("z", priority=2))) == (
+        "b/z a/y a/x"
+    )
+
+
+def test_the_earliest_deadline_comes_first_and_none_last() -> None:
+    """A job without a deadline can wait."""
+    late, soon = job("late", deadline=90.0), job("soon", deadline=40.0)
+    assert order_of("edf", job("never"), late, soon) == "soon/t late/t never/t"
+
+
+def test_srpt_compares_paths_where_no_job_needs_gpus() -> None:
+    """Work is measured in GPU time; without any, the shorter critical path goes first."""
+    long, short = (
+        job(name, Task("t", (Mode(d, resources={"disk": 1}),))) for name, d in [("long", 9.0), ("short", 1.0)]
+    )
+    assert order_of("srpt", long, short, cluster=gpus(0, resources={"disk": 1})) == "short/t long/t"
+
+
+def three(name: str, duration: float = 10.0, weight: float = 1.0) -> Job:
+    """A job of three tasks x, y, z for one GPU each."""
+    return job(name, *(task(t, duration) for t in "xyz"), weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("policy", "second", "expected"),
+    [
+        ("fair", three("b"), "a/x b/x a/y b/y a/z b/z"),
+        ("fair", three("b", weight=2.0), "b/x a/x b/y b/z a/y a/z"),
+        ("fair:exponent=-1", three("b", duration=5.0), "b/x a/x b/y b/z a/y a/z"),
+        ("fair:exponent=1", three("b", duration=5.0), "a/x a/y b/x a/z b/y b/z"),
+        ("fifo", three("b"), "a/x a/y a/z b/x b/y b/z"),
+    ],
+)
+def test_fair_sharing_gives_to_whoever_is_furthest_below_its_share(policy: str, second: Job, expected: str) -> None:
+    """Shares go by weight, and by total work if an exponent says so; here with a GPU for everybody."""
+    assert order_of(policy, three("a"), second, cluster=gpus(6)) == expected
+
+
+def test_attained_service_counts_what_still_runs() -> None:
+    """At 3 s job a has had 3 GPU-seconds, in a task that is not done; so b, which has had none, goes first."""
+    first = job("a", task("long", 9), task("short", 3), task("last", 1))
+    assert starts("las", gpus(2), first, job("b", release=1)) == [
+        (0, "a/long starts on n0:0"),
+        (0, "a/short starts on n0:1"),
+        (3, "b/t starts on n0:1"),
+        (9, "a/last starts on n0:0"),
+    ]
+
+
+def test_tetris_packs_large_gangs_first_unless_little_work_counts_more() -> None:
+    """Three tasks of one job for 1, 2 and 4 GPUs, and a small job."""
+    packed = job("a", *(task(f"on{n}", 10, gpus=n) for n in (1, 2, 4)))
+    assert order_of("tetris:work_weight=0", packed, job("b"), cluster=gpus(8)) == "a/on4 a/on2 a/on1 b/t"
+    assert order_of("tetris:work_weight=9", packed, job("b"), cluster=gpus(8)) == "b/t a/on4 a/on2 a/on1"
+
+
+def test_tetris_looks_at_custom_resources_as_well() -> None:
+    """Of two tasks for one GPU, the one that also takes much of the disk fits best into what is free."""
+    plain, heavy = task("plain"), Task("heavy", (Mode(10.0, gpus=1, resources={"disk": 3}),))
+    cluster = gpus(2, resources={"disk": 4})
+    assert order_of("tetris:work_weight=0", job("a", plain, heavy), cluster=cluster) == "a/heavy a/plain"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("count=minimum", "n0:0"),
+        ("count=maximum", "n0:0,1,2,3,4,5,6,7"),
+        ("count=efficiency,threshold=0.9", "n0:0"),
+        ("count=efficiency,threshold=0.8", "n0:0,1"),
+        ("count=efficiency,threshold=0.6", "n0:0,1,2,3"),
+        ("count=efficiency,threshold=0.3", "n0:0,1,2,3,4,5,6,7"),
+        ("count=marginal,threshold=0.7", "n0:0"),
+        ("count=marginal,threshold=0.5", "n0:0,1"),
+        ("count=marginal,threshold=0.4", "n0:0,1,2,3"),
+        ("count=marginal,threshold=0.05", "n0:0,1,2,3,4,5,6,7"),
+        ("count=equal-share", "n0:0,1,2,3,4,5,6,7"),
+        ("count=water-filling", "n0:0,1,2,3,4,5,6,7"),
+    ],
+)
+def test_the_count_rule_chooses_the_gang(options: str, expected: str) -> None:
+    """100, 60, 40 and 35 s on 1, 2, 4, 8 GPUs: efficiency 1, 0.83, 0.63, 0.36; per extra GPU 0.67, 0.42, 0.09."""
+    alone = job("a", moldable("t", 100, 60, 40, 35))
+    assert starts(f"fifo:{options}", gpus(8), alone) == [(0, f"a/t starts on {expected}")]
+
+
+@pytest.mark.parametrize("rule", ["equal-share", "water-filling"])
+def test_two_tasks_share_the_gpus(rule: str) -> None:
+    """What one task would get alone, 8, is divided."""
+    twins = [job(name, moldable("t", 100, 60, 40, 35)) for name in "ab"]
+    assert starts(f"fifo:count={rule}", gpus(8), *twins) == [
+        (0, "a/t starts on n0:0,1,2,3"),
+        (0, "b/t starts on n0:4,5,6,7"),
+    ]
+
+
+def test_water_filling_gives_to_those_who_gain_most() -> None:
+    """a speeds up perfectly, b hardly: of four GPUs a gets two, then one is left for b, and one for nobody."""
+    eager, slack = job("a", moldable("t", 100, 50, 30)), job("b", moldable("t", 100, 95, 90))
+    assert starts("fifo:count=water-filling", gpus(4), eager, slack) == [
+        (0, "a/t starts on n0:0,1"),
+        (0, "b/t starts on n0:2,3"),
+    ]
+    assert starts("fifo:count=water-filling", gpus(3), eager, slack) == [
+        (0, "a/t starts on n0:0,1"),
+        (0, "b/t starts on n0:2"),
+    ]
+
+
+def test_a_larger_gang_that_is_no_faster_is_never_taken() -> None:
+    """Nor is one that the cluster does not have."""
+    odd = job("a", moldable("t", 100, 60, 60, 1))
+    assert starts("fifo:count=maximum", gpus(4), odd) == [(0, "a/t starts on n0:0,1")]
+
+
+def test_a_task_takes_fewer_gpus_than_chosen_up_to_its_stretch() -> None:
+    """Two of four GPUs are free until 20 s; with them the task takes 1.5 times as long as with all four."""
+    held, flexible = job("a", task("t", 20, gpus=2)), job("b", moldable("t", 100, 60, 40))
+    assert starts("fifo:stretch=1.5", gpus(4), held, flexible)[1] == (0, "b/t starts on n0:2,3")
+    assert starts("fifo:stretch=1.4", gpus(4), held, flexible)[1] == (20, "b/t starts on n0:0,1,2,3")
+
+
+def test_the_fastest_type_is_taken_and_a_slower_one_up_to_the_stretch() -> None:
+    """While the fast GPU is busy, what loses little goes to the slow one, and what loses much waits."""
+    first, little, much = (job(n, on_either("t", 10, slow)) for n, slow in [("a", 99), ("b", 15), ("c", 30)])
+    assert starts("fifo:stretch=2", TWO_TYPES, first, little, much) == [
+        (0, "a/t starts on n0:0"),
+        (0, "b/t starts on n1:0"),
+        (10, "c/t starts on n0:0"),
+    ]
+
+
+def test_by_comparative_advantage_the_slow_type_gets_who_loses_least() -> None:
+    """a loses less on the slow GPU than b does, so it leaves the fast one to b."""
+    little, much = job("a", on_either("t", 10, 15)), job("b", on_either("t", 10, 30))
+    assert starts("fifo", TWO_TYPES, little, much) == [(0, "a/t starts on n0:0"), (0, "b/t starts on n1:0")]
+    assert starts("fifo:gpu_type=comparative", TWO_TYPES, little, much) == [
+        (0, "a/t starts on n1:0"),
+        (0, "b/t starts on n0:0"),
+    ]
+
+
+def test_alone_there_is_nobody_to_leave_the_fast_type_to() -> None:
+    """Comparative advantage needs somebody to compare with."""
+    assert starts("fifo:gpu_type=comparative", TWO_TYPES, job("a", on_either("t", 10, 15))) == [
+        (0, "a/t starts on n0:0")
+    ]
+
+
+def test_behind_a_gang_that_waits_everybody_waits() -> None:
+    """Strict head-of-line blocking, the default: the single task could start at once but does not."""
+    held, gang, single = job("a", task("t", 5)), job("b", task("t", 5, gpus=2)), job("c", task("t", 9))
+    assert starts("fifo", gpus(2), held, gang, single) == [
+        (0, "a/t starts on n0:0"),
+        (5, "b/t starts on n0:0,1"),
+        (10, "c/t starts on n0:0"),
+    ]
+
+
+def test_without_blocking_who_fits_overtakes() -> None:
+    """Back-fill: the gang waits for both."""
+    held, gang, single = job("a", task("t", 5)), job("b", task("t", 5, gpus=2)), job("c", task("t", 9))
+    assert starts("fifo:blocking=false", gpus(2), held, gang, single) == [
+        (0, "a/t starts on n0:0"),
+        (0, "c/t starts on n0:1"),
+        (9, "b/t starts on n0:0,1"),
+    ]
+
+
+def test_packing_keeps_room_together_and_spreading_keeps_tasks_apart() -> None:
+    """Two tasks on two nodes of four GPUs, and then one for four."""
+    small = job("a", task("x", 9), task("y", 9, gpus=2), task("z", 9, gpus=4))
+    assert starts("fifo", gpus(4, nodes=2), small) == [
+        (0, "a/x starts on n0:0"),
+        (0, "a/y starts on n0:1,2"),
+        (0, "a/z starts on n1:0,1,2,3"),
+    ]
+    assert starts("fifo:placement=spread", gpus(4, nodes=2), small) == [
+        (0, "a/x starts on n0:0"),
+        (0, "a/y starts on n1:0,1"),
+        (9, "a/z starts on n0:0,1,2,3"),
+    ]
+
+
+def test_spreading_prefers_warm_gpus_of_the_node() -> None:
+    """y goes back to the GPU that x of the same job has warmed up, although that is not the first one."""
+    other = job("b", task("t", 1))
+    chain = job("a", task("x", 2), task("y", 1, needs=["x"]))
+    assert starts("fifo:placement=spread", gpus(3), other, chain)[1:] == [
+        (0, "a/x starts on n0:1"),
+        (2, "a/y starts on n0:1"),
+    ]
+
+
+def test_tasks_for_custom_resources_alone_are_scheduled() -> None:
+    """Two of three members at a time, as many as there are licences, on a machine without GPUs."""
+    licensed = Task("t", (Mode(4.0, resources={"licence": 1}),), array=3)
+    assert starts("srpt", gpus(0, resources={"licence": 2}), job("a", licensed)) == [
+        (0, "a/t[0] starts on n0:"),
+        (0, "a/t[1] starts on n0:"),
+        (4, "a/t[2] starts on n0:"),
+    ]
+
+
+def test_a_task_that_can_do_without_gpus_need_not_wait_for_one() -> None:
+    """The only GPU is taken; cores are free."""
+    either = Task("t", (Mode(3.0, gpus=1), Mode(9.0, cpus=1)))
+    assert starts("fifo", gpus(1), job("a"), job("b", either)) == [
+        (0, "a/t starts on n0:0"),
+        (0, "b/t starts on n0:"),
+    ]
+
+
+def test_a_policy_that_is_used_again_remembers_nothing_of_the_first_run() -> None:
+    """Job numbers start from 0 again; what was learned about the first job 0 does not hold for the second."""
+    policy = load_policy("fifo")
+    tell([job("a")], gpus(1), policy)
+    either = Task("t", (Mode(3.0, gpus=1), Mode(9.0, cpus=1)))
+    story: Story = tell([job("b", task("x"), either)], gpus(1), policy)
+    assert story.of("starts") == [(0, "b/x starts on n0:0"), (0, "b/t starts on n0:")]
+
+
+policies = st.builds(
+    "{}:count={},threshold={},stretch={},blocking={},gpu_type={},placement={}".format,
+    st.sampled_from(list(ORDERS)),
+    st.sampled_from(list(COUNTS)),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.sampled_from([1.0, 1.5, 99.0]),
+    st.sampled_from(["true", "false"]),
+    st.sampled_from(list(GPU_TYPES)),
+    st.sampled_from(list(PLACEMENTS)),
+)
+
+
+@settings(deadline=None)
+@given(submitted=jobs(), cluster=clusters, uncertainty=uncertainties, policy=policies)
+def test_every_member_of_the_family_ends_every_job(
+    submitted: list[Job], cluster: Cluster, uncertainty: Uncertainty, policy: str
+) -> None:
+    """Whatever arrives, fails or breaks down: nothing stalls, the schedule is possible, and a repetition is equal."""
+    schedules = [Scheduler(Simulator(cluster, submitted, 1, uncertainty)).run(load_policy(policy)) for _ in range(2)]
+    schedules[0].check()
+    assert [record.completion is None for record in schedules[0].jobs.values()] == [
+        record.failed for record in schedules[0].jobs.values()
+    ]
+    assert schedules[0].runs == schedules[1].runs

@@ -1,0 +1,141 @@
+"""Policies by name: options, errors that help, and an order that becomes a policy by one line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from builders import gpus, job, task, tell
+
+from rlsched.policies.greedy import GreedyPolicy
+from rlsched.policies.options import options_of
+from rlsched.policies.orders import ORDERS, order
+from rlsched.policies.registry import describe, load_policy, policy_names
+
+PAGE = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def _orders_as_before() -> Iterator[None]:
+    """Forgets the orders that a test registers."""
+    before = dict(ORDERS)
+    yield
+    ORDERS.clear()
+    ORDERS.update(before)
+
+
+def test_every_policy_is_described_by_one_line() -> None:
+    """A sentence each, and the options of its own."""
+    assert list(describe()) == policy_names()
+    assert all(text.endswith(".") and "\n" not in text for text in describe().values())
+    assert describe()["fair"].endswith("Options: exponent=0.0.")
+
+
+def test_the_documentation_names_every_policy_and_option() -> None:
+    """The tables are complete."""
+    options = {option for name in policy_names() if name in ORDERS for option in options_of(ORDERS[name])}
+    wanted = {*policy_names(), *options, *options_of(GreedyPolicy)}
+    assert {name for name in wanted if not re.search(rf"`{name}[`=]", PAGE)} == set()
+
+
+@pytest.mark.usefixtures("_orders_as_before")
+def test_the_documented_policy_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """One function and one line; its option is known, and that of the family too."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert example.count("@order") == 1
+    exec(example, {})
+    assert capsys.readouterr().out == "0\n"
+    assert describe()["nearly-done"].endswith("Options: patience=3600.0.")
+
+
+def test_a_taken_name_is_refused() -> None:
+    """A policy is never replaced unnoticed."""
+    with pytest.raises(ValueError, match="there is an order 'fifo' already"):
+        order("fifo")(lambda task, state: 0.0)
+
+
+@pytest.mark.parametrize("name", policy_names())
+def test_every_load_gives_a_new_object(name: str) -> None:
+    """What a policy remembers of one run does not reach another."""
+    assert load_policy(name) is not load_policy(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fifoo", "unknown policy 'fifoo'; did you mean fifo?"),
+        ("SRPT", "did you mean srpt?"),
+        ("qqq", "expected one of critical-path, edf, fair"),
+        ("srpt:", None),
+        ("srpt:counts=minimum", "policy 'srpt' has no option 'counts'; did you mean count?"),
+        ("srpt:exponent=1", "policy 'srpt' has no option 'exponent'"),
+        ("srpt:count=minimal", "policy 'srpt': unknown count rule 'minimal'; did you mean minimum?"),
+        ("srpt:placement=tight", "unknown placement 'tight'; expected one of pack, spread"),
+        ("srpt:gpu_type=quickest", "unknown rule for the GPU type 'quickest'"),
+        ("srpt:threshold=high", "policy 'srpt': threshold is 'high', expected a number"),
+        ("srpt:threshold=nan", "threshold is 'nan', expected a number"),
+        ("srpt:threshold=1.5", "policy 'srpt': threshold is 1.5, expected 0 to 1"),
+        ("srpt:stretch=0.5", "stretch is 0.5, expected 1 or more"),
+        ("srpt:blocking=no", "blocking is 'no', expected true or false"),
+        ("srpt:blocking", "'blocking' is not of the form option=value"),
+        ("srpt:stretch=2,stretch=3", "option 'stretch' is given twice"),
+        ("lp:tasks=2.5", "tasks is '2.5', expected a whole number"),
+        ("lp:tasks=0", "tasks is 0, expected 1 or more"),
+        ("lp:blocking=true", "policy 'lp' has no option 'blocking'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(text: str, message: str | None) -> None:
+    """In one sentence, with what was perhaps meant."""
+    if message is None:
+        load_policy(text)
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            load_policy(text)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["gone.safetensors", "gone/policy", Path("gone/policy")])
+def test_a_path_that_leads_nowhere_is_no_policy(path: str | Path) -> None:
+    """It is taken for a path, not for a misspelt name."""
+    with pytest.raises(ValueError, match="no such policy file"):
+        load_policy(path)
+
+
+def test_greedy_policies_need_neither_torch_nor_scipy() -> None:
+    """They start fast, and on machines where those are not installed."""
+    code = (
+        "import sys; from rlsched.policies.registry import load_policy, policy_names; load_policy('srpt');"
+        "print(sorted({'torch', 'stable_baselines3', 'sb3_contrib', 'scipy', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def first_start(seed: int) -> str:
+    """What the random policy starts first, of four single tasks and a gang of two, on two nodes of one GPU."""
+    submitted = job("a", *(task(name) for name in "xyz"), task("large", gpus=2))
+    return tell([submitted, job("b", task("held", 99))], gpus(1, nodes=2), load_policy("random", seed)).of("starts")[0][
+        1
+    ]
+
+
+def test_the_random_policy_draws_evenly_from_all_that_fits() -> None:
+    """Each of the five tasks is first in about a fifth of 500 runs."""
+    seen = Counter(first_start(seed).split()[0] for seed in range(500))
+    assert sorted(seen) == ["a/large", "a/x", "a/y", "a/z", "b/held"]
+    assert all(70 <= count <= 130 for count in seen.values())
+
+
+def test_the_random_policy_repeats_itself_for_a_seed() -> None:
+    """Equal seeds, equal schedules; another seed, another one; an option beats the argument."""
+    submitted = [job(name, *(task(t) for t in "uvwxyz")) for name in "abc"]
+    lines = [
+        tell(submitted, gpus(1), policy).lines
+        for policy in (load_policy("random", 1), load_policy("random", 1), load_policy("random:seed=1", 2))
+    ]
+    assert lines[0] == lines[1] == lines[2]
+    assert tell(submitted, gpus(1), load_policy("random", 2)).lines != lines[0]
