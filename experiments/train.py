@@ -211,7 +211,9 @@ class _Recorder(BaseCallback):
         if self.curve and self.curve[-1].decisions == model.num_timesteps:
             return self.curve[-1]  # a resumed training starts where this evaluation was made
         groups = [self.seeds[i : i + 8] for i in range(0, len(self.seeds), 8)]
-        played = model.players.play(model.network, groups, [None] * len(groups))
+        # The untrained network's best action means nothing (it may wait for ever): it samples, at random in effect.
+        sampling = [i if model.iteration == 0 else None for i in range(len(groups))]
+        played = model.players.play(model.network, groups, sampling)
         objective = [episode.metrics[self.scenario.objective] for group in played for episode in group]
         result = Evaluation(model.num_timesteps, float(np.mean(objective)), self.reference, self._seconds())
         best = min((e.objective for e in self.curve), default=float("inf"))
