@@ -357,13 +357,11 @@ def _task_facts(task: Task, descendants: float) -> _TaskFacts:
         position = of_type.index(mode.gpus)
         smaller = of_type[position - 1] if position else None
         larger = of_type[position + 1] if position + 1 < len(of_type) else None
-        resources = tuple(sorted(mode.resources.items()))
-        needs = (mode.gpus, mode.gpu_type, mode.gpu_memory, mode.cpus, mode.memory, resources)
         facts.append(
             _ModeFacts(
                 mode.duration,
                 mode.gpu_seconds,
-                _SHAPES.setdefault(needs, len(_SHAPES)),
+                _SHAPES.setdefault(mode.needs, len(_SHAPES)),
                 (
                     least / mode.gpu_seconds if mode.gpus else 1.0,
                     task.shortest / mode.duration,

@@ -69,10 +69,11 @@ def shortest_task(task: TaskState, state: State) -> Key:
 def shortest_remaining_work(task: TaskState, state: State) -> Key:
     """Tasks of the job with the least GPU time left (Schrage 1968); within a job, longest path to its end first.
 
-    Of jobs with the same GPU time left, none for example, the one with the shorter critical path left comes first.
+    Of jobs that need no GPU time any more, the one with the shorter critical path left comes first.
     """
     job = task.job
-    return (job.work_left, job.critical_path_left, job.id, -task.rank)
+    work = job.work_left
+    return (work, 0.0 if work else job.critical_path_left, job.id, -task.rank)
 
 
 @order("shortest-path")

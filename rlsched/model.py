@@ -59,6 +59,12 @@ class Mode:
         return self.gpus * self.duration
 
     @property
+    def needs(self) -> tuple[object, ...]:
+        """Everything that it takes, as a key: modes of equal needs fit the same places."""
+        resources = tuple(sorted(self.resources.items()))
+        return (self.gpus, self.gpu_type, self.gpu_memory, self.cpus, self.memory, resources)
+
+    @property
     def cpu_only(self) -> bool:
         """True if the mode takes nothing that a policy has to share out: neither GPUs nor custom resources."""
         return self.gpus == 0 and not self.resources
@@ -78,6 +84,9 @@ class Task:
         retries: attempts beyond the first after a failure of its own (a lost node or a preemption is free).
         setup_time: seconds a device needs first when the task it ran before was of another job.
         checkpoint_time: seconds to write a checkpoint when stopped, and again to load it when resumed.
+        cpu_only: every mode takes neither GPUs nor custom resources: the scheduler starts the task itself (derived).
+        shortest: estimated seconds of the fastest mode (derived).
+        least_work: GPU-seconds of all members in the mode that takes the fewest (derived).
 
     Raises:
         ValueError: no mode, a name that is empty, a member count below 1, a negative time.
@@ -92,6 +101,9 @@ class Task:
     retries: int = 0
     setup_time: float = 0.0
     checkpoint_time: float = 0.0
+    cpu_only: bool = field(init=False, repr=False, compare=False)
+    shortest: float = field(init=False, repr=False, compare=False)
+    least_work: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "a task has an empty name")
@@ -99,21 +111,9 @@ class Task:
         _check(self.array >= 1, f"task {self.name!r}: array is {self.array}, expected 1 or more")
         for name in ("retries", "setup_time", "checkpoint_time"):
             _check(getattr(self, name) >= 0, f"task {self.name!r}: {name} is below 0")
-
-    @property
-    def cpu_only(self) -> bool:
-        """True if every mode is: such a task is started by the scheduler itself."""
-        return all(mode.cpu_only for mode in self.modes)
-
-    @property
-    def shortest(self) -> float:
-        """Estimated seconds of the fastest mode."""
-        return min(mode.duration for mode in self.modes)
-
-    @property
-    def least_work(self) -> float:
-        """GPU-seconds of all members in the mode that takes the fewest; 0 for a task without GPUs."""
-        return self.array * min(mode.gpu_seconds for mode in self.modes)
+        object.__setattr__(self, "cpu_only", all(mode.cpu_only for mode in self.modes))
+        object.__setattr__(self, "shortest", min(mode.duration for mode in self.modes))
+        object.__setattr__(self, "least_work", self.array * min(mode.gpu_seconds for mode in self.modes))
 
 
 @dataclass(frozen=True)

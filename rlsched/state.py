@@ -133,6 +133,7 @@ class State:
         self.ready_cpu: dict[tuple[int, int], TaskState] = {}
         self.running: dict[Member, Run] = {}
         self._empty = Pool(cluster)
+        self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
         self._arrived = 0
         self._critical_paths = 0.0
 
@@ -177,7 +178,10 @@ class State:
 
     def fits_when_empty(self, mode: Mode) -> bool:
         """True if the mode fits the cluster with nothing running and every node up."""
-        return self._empty.place(mode) is not None
+        needs = mode.needs
+        if needs not in self._fits:
+            self._fits[needs] = self._empty.place(mode) is not None
+        return self._fits[needs]
 
     def start(self, allocation: Allocation) -> Run:
         """Enter a start.
