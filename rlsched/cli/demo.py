@@ -40,6 +40,7 @@ def demo(out: Path, steps: int) -> None:
 
     policy = str(out / "policy" / "policy.safetensors")
     _say("2", f"Comparing: {SEEDS} workloads that were not used for training")
+    shutil.rmtree(out / "benchmark", ignore_errors=True)  # of an earlier demo, which may have been another version's
     result = benchmark_with_progress(scenario, [*BASELINES, policy], SEEDS, out / "benchmark")
     print_result(result, {policy: "ppo (just learned)"})
     console.print(f"report: {out}/benchmark/report.html")
