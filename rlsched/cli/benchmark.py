@@ -48,7 +48,7 @@ def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -
     rows = result.table()
     title = f"{result.scenario}: {label(result.objective)} over {len(result.seeds)} workloads, the same for all"
     table = Table(title=title, title_justify="left")
-    table.add_column("policy")
+    table.add_column("policy", overflow="fold", min_width=13)
     for column in (label(result.objective), "ratio", "95 % interval", "wins", *map(label, _SHOWN), "unfinished"):
         table.add_column(column, justify="right", no_wrap=column == "95 % interval")
     for row in rows:
