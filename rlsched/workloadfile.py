@@ -173,10 +173,12 @@ def write_workload(file: Path, header: Header, jobs: Iterable[Job]) -> Contents:
         jobs: in order of release, which is 0 or later.
 
     Raises:
-        WorkloadFileError: another name, no job, jobs out of order, or one that does not fit the cluster.
+        WorkloadFileError: another name, a folder that is not there, no job, jobs out of order, or one that does not fit the cluster.
     """
     if not is_workload_file(file):
         raise WorkloadFileError(f"{file}: expected a name ending in {' or '.join(ENDINGS)}")
+    if not file.parent.is_dir():
+        raise WorkloadFileError(f"{file}: expected a folder {file.parent}, found none")
     with writing(file) as lines:
         return _write(lines, file, header, jobs)
 

@@ -202,6 +202,16 @@ def test_a_compressed_file_that_is_cut_short_or_not_compressed_is_refused(tmp_pa
         load_scenario(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("w.yaml", "expected a name ending in .jsonl or .jsonl.gz"), ("no/w.jsonl", "expected a folder .*no, found none")],
+)
+def test_a_workload_goes_by_its_name_into_a_folder_that_is_there(name: str, sentence: str, tmp_path: Path) -> None:
+    """The name is how commands tell it from a scenario."""
+    with pytest.raises(WorkloadFileError, match=sentence):
+        write(tmp_path, job("a"), name=name)
+
+
 def test_arrivals_need_jobs_and_a_gap() -> None:
     """A gap of 0 would be all jobs at once."""
     with pytest.raises(ValueError, match="expected a number above 0"):
