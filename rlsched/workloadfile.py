@@ -173,7 +173,8 @@ def write_workload(file: Path, header: Header, jobs: Iterable[Job]) -> Contents:
         jobs: in order of release, which is 0 or later.
 
     Raises:
-        WorkloadFileError: another name, a folder that is not there, no job, jobs out of order, or one that does not fit the cluster.
+        WorkloadFileError: another name, a folder that is not there, no job, jobs out of order, or one that does not
+            fit the cluster.
     """
     if not is_workload_file(file):
         raise WorkloadFileError(f"{file}: expected a name ending in {' or '.join(ENDINGS)}")
