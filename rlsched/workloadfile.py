@@ -28,7 +28,9 @@ from rlsched.scenariofile import ClusterEntry, JobEntry, Objective, Seeds, Uncer
 from rlsched.textfile import reading, writing
 
 ENDINGS = (".jsonl", ".jsonl.gz")
-_USUAL: dict[type, dict[str, Any]] = {kind: {f.name: f.default for f in fields(kind)} for kind in (Job, Task, Mode)}
+_USUAL: dict[type, dict[str, Any]] = {
+    kind: {field.name: field.default for field in fields(kind) if field.init} for kind in (Job, Task, Mode)
+}
 _Entry = TypeVar("_Entry", bound=Strict)
 
 
