@@ -88,6 +88,29 @@ def expected(what: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
+def first_fault(errors: ValidationError) -> tuple[Location, str]:
+    """Where the first thing is that is wrong with the data, and what was expected there."""
+    first = errors.errors(include_url=False)[0]
+    location = tuple(key for key in first["loc"] if key != "[key]")
+    match first["type"]:
+        case "unknown_key":
+            return (*location, first["ctx"]["key"]), first["msg"]
+        case "missing":
+            return location, "is missing"
+        case "dict_type" | "model_type":
+            return location, f"expected a mapping, found {_shown(first['input'])}"
+        case "too_short":
+            return location, f"expected at least one, found {_shown(first['input'])}"
+        case _:
+            return location, f"{first['msg']}, found {_shown(first['input'])}"
+
+
+def sentence(location: Location, message: str) -> str:
+    """An error message with the field in front, on one line."""
+    field = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).removeprefix(".")
+    return " ".join((f"{field}: {message}" if field else message).splitlines())
+
+
 class Strict(BaseModel):
     """A mapping in a file: unknown keys are errors, and the docstrings of the fields are their descriptions."""
 
@@ -153,24 +176,11 @@ class Document:
         try:
             return model.model_validate(data)
         except ValidationError as errors:
-            first = errors.errors(include_url=False)[0]
-        location = tuple(key for key in first["loc"] if key != "[key]")
-        match first["type"]:
-            case "unknown_key":
-                self.fail(locate((*location, first["ctx"]["key"])), first["msg"])
-            case "missing":
-                self.fail(locate(location), "is missing")
-            case "dict_type" | "model_type":
-                self.fail(locate(location), f"expected a mapping, found {_shown(first['input'])}")
-            case "too_short":
-                self.fail(locate(location), f"expected at least one, found {_shown(first['input'])}")
-            case _:
-                self.fail(locate(location), f"{first['msg']}, found {_shown(first['input'])}")
+            location, message = first_fault(errors)
+        self.fail(locate(location), message)
 
     def _fail(self, line: int, location: Location, message: str) -> NoReturn:
-        field = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).removeprefix(".")
-        sentence = f"{field}: {message}" if field else message
-        raise self._error(f"{self.file}:{line}: {' '.join(sentence.splitlines())}")
+        raise self._error(f"{self.file}:{line}: {sentence(location, message)}")
 
     def _compose(self) -> yaml.Node:
         try:

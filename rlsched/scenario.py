@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlsched.document import Document, Location, did_you_mean
+from rlsched.fitting import misfit
 from rlsched.generator.generator import Generator
 from rlsched.generator.workload import WorkloadError
-from rlsched.model import Cluster, Job, Mode
+from rlsched.model import Cluster, Job
 from rlsched.pool import Pool
 from rlsched.scenariofile import ClusterEntry, JobEntry, Objective, ScenarioFile, Seeds
 from rlsched.simulator import Simulator, Uncertainty
+from rlsched.workloadfile import ENDINGS, WorkloadFile, is_workload_file, read_workload
 
 
 class ScenarioError(ValueError):
@@ -30,7 +32,7 @@ class Scenario:
     Attributes:
         name: of the file, without its ending; a variant made by `with_` says what was changed.
         cluster: the machines.
-        source: what draws the jobs; or the jobs themselves, in order of release.
+        source: what draws the jobs; or a file of them; or the jobs themselves, in order of release.
         objective: what a schedule should make small; a key of `Schedule.metrics`.
         uncertainty: how reality departs from the estimates.
         seeds: where the seeds for training, validation and report start.
@@ -39,7 +41,7 @@ class Scenario:
 
     name: str
     cluster: Cluster
-    source: Generator | tuple[Job, ...]
+    source: Generator | WorkloadFile | tuple[Job, ...]
     objective: Objective = "mean_jct"
     uncertainty: Uncertainty = field(default_factory=Uncertainty)
     seeds: Seeds = field(default_factory=Seeds)
@@ -47,11 +49,12 @@ class Scenario:
 
     def jobs(self, seed: int) -> list[Job]:
         """The jobs of one episode, in order of release; equal seeds give equal jobs."""
-        return self.source.jobs(seed) if isinstance(self.source, Generator) else list(self.source)
+        return list(self.source) if isinstance(self.source, tuple) else self.source.jobs(seed)
 
     def simulator(self, seed: int) -> Simulator:
         """One episode in virtual time; jobs and true durations depend on the seed alone, not on the policy."""
-        return Simulator(self.cluster, self.jobs(seed), seed, self.uncertainty)
+        jobs = self.source.stream(seed) if isinstance(self.source, WorkloadFile) else self.jobs(seed)
+        return Simulator(self.cluster, jobs, seed, self.uncertainty)
 
     def seed_range(self, purpose: Literal["train", "validation", "report"], count: int) -> range:
         """The first `count` seeds for a purpose.
@@ -95,17 +98,21 @@ class Scenario:
             uncertainty=replace(self.uncertainty, duration_noise=sigma),
         )
 
-    def _source(self, cluster: Cluster, changes: dict[str, Any]) -> Generator | tuple[Job, ...]:
+    def _source(self, cluster: Cluster, changes: dict[str, Any]) -> Generator | WorkloadFile | tuple[Job, ...]:
         if isinstance(self.source, Generator):
             try:
                 return Generator(self.source.workload.model_copy(update=changes), cluster)
             except WorkloadError as error:
                 raise ScenarioError(f"{self.name}: workload.{error}") from None
+        if isinstance(self.source, WorkloadFile):
+            if "load" in changes:
+                raise ScenarioError(f"{self.name}: load cannot be changed, the jobs come from a file")
+            return self.source.of_length(changes["jobs"]) if changes else self.source
         if changes:
             raise ScenarioError(f"{self.name}: {min(changes)} cannot be changed, the jobs are written by hand")
         for job in self.source:
-            if misfit := _misfit(job, cluster):
-                raise ScenarioError(f"{self.name}: job {job.name}, task {misfit[0]}: {misfit[1]}")
+            if found := misfit(job, Pool(cluster)):
+                raise ScenarioError(f"{self.name}: job {job.name}, task {found[0]}: {found[1]}")
         return self.source
 
 
@@ -115,15 +122,19 @@ def scenario_names() -> list[str]:
 
 
 def load_scenario(source: str | Path) -> Scenario:
-    """A scenario by its name, or from a YAML file.
+    """A scenario by its name, from a YAML file, or from a workload file.
 
     Args:
-        source: a name out of `scenario_names()`, or the path of a file (as text: one with a `/` or ending in .yaml).
+        source: a name out of `scenario_names()`, or the path of a file (as text: one with a `/`, or ending in .yaml,
+            .jsonl or .jsonl.gz).
 
     Raises:
         ScenarioError: there is no such scenario, or the first thing that is wrong with the file.
+        WorkloadFileError: the same for a workload file, of which the jobs are read only when they are played.
     """
     file = _file_of(source)
+    if is_workload_file(file):
+        return _recorded(file)
     document = Document(file, ScenarioError)
     entry = document.validate(ScenarioFile, document.data)
     if not entry.seeds.train < entry.seeds.validation < entry.seeds.report:
@@ -147,10 +158,34 @@ def load_cluster(file: str | Path) -> Cluster:
     Raises:
         ScenarioError: the first thing that is wrong with the file.
     """
+    return load_cluster_entry(file).cluster()
+
+
+def load_cluster_entry(file: str | Path) -> ClusterEntry:
+    """The same as it is written, machines of one sort together.
+
+    Raises:
+        ScenarioError: the first thing that is wrong with the file.
+    """
     document = Document(Path(file), ScenarioError)
     entry = document.validate(ClusterEntry, document.data)
     with _errors_at(document, ("nodes",)):
-        return entry.cluster()
+        entry.cluster()
+    return entry
+
+
+def _recorded(file: Path) -> Scenario:
+    source = read_workload(file)
+    header = source.header
+    return Scenario(
+        name=file.name.partition(".jsonl")[0],
+        cluster=header.cluster.cluster(),
+        source=source,
+        objective=header.objective,
+        uncertainty=header.uncertainty.uncertainty(),
+        seeds=header.seeds,
+        description=header.source,
+    )
 
 
 def _read_source(document: Document, entry: ScenarioFile, cluster: Cluster) -> Generator | tuple[Job, ...]:
@@ -177,29 +212,9 @@ def _read_job(document: Document, location: Location, entry: JobEntry, cluster: 
             )
     with _errors_at(document, location):
         job = Job(entry.name, tuple(tasks), entry.release, entry.weight, entry.deadline)
-    if misfit := _misfit(job, cluster):
-        document.fail((*location, "tasks", misfit[0]), misfit[1])
+    if found := misfit(job, Pool(cluster)):
+        document.fail((*location, "tasks", found[0]), found[1])
     return job
-
-
-def _misfit(job: Job, cluster: Cluster) -> tuple[str, str] | None:
-    """The first task that does not fit the cluster even when that is empty, and what is wrong with it."""
-    empty = Pool(cluster)
-    for task in job.tasks:
-        if all(empty.place(mode) is None for mode in task.modes):
-            return task.name, f"expected what fits the empty cluster, found {_takes(task.modes[0])}"
-    return None
-
-
-def _takes(mode: Mode) -> str:
-    amounts = {
-        f"GPUs{f' of type {mode.gpu_type}' if mode.gpu_type else ''}": mode.gpus,
-        "GiB of GPU memory": mode.gpu_memory,
-        "CPUs": mode.cpus,
-        "GiB of memory": mode.memory,
-        **mode.resources,
-    }
-    return ", ".join(f"{amount:g} {what}" for what, amount in amounts.items() if amount)
 
 
 @contextmanager
@@ -218,7 +233,7 @@ def _folder() -> Path:
 
 
 def _file_of(source: str | Path) -> Path:
-    if isinstance(source, Path) or "/" in source or source.endswith((".yaml", ".yml")):
+    if isinstance(source, Path) or "/" in source or source.endswith((".yaml", ".yml", *ENDINGS)):
         return Path(source)
     if source not in (names := scenario_names()):
         raise ScenarioError(f"unknown scenario {source!r}, {did_you_mean(source, names)}")

@@ -87,11 +87,11 @@ def train(
 
 @app.command()
 def benchmark(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")],
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file, or a workload.")],
     policies: Annotated[
         str, typer.Option("--policies", help="Names and files, separated by commas.")
     ] = "fifo,sjf,srpt,critical-path,lp",
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Report workloads to play.")] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Report workloads to play.")] = 20,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder for JSON, CSV and the HTML report; a second call continues."),
@@ -114,7 +114,7 @@ def benchmark(
 
 @app.command()
 def simulate(
-    what: Annotated[str, typer.Argument(help="A scenario's name or YAML file, or a workflow file.")],
+    what: Annotated[str, typer.Argument(help="A scenario's name or YAML file, a workload, or a workflow file.")],
     policy: PolicyOption = "srpt",
     cluster: Annotated[
         Optional[Path],  # noqa: UP045
@@ -142,6 +142,50 @@ def simulate(
     from rlsched.cli.simulate import simulate as command
 
     command(what, policy, cluster, seed, events, trace, json)
+
+
+@app.command("import", epilog="FORMAT is tpch, gavel, philly, openb, wfformat, psplib or swf; see docs/workloads.md.")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="What PATH is; see below.")],
+    path: Annotated[Path, typer.Argument(help="A file, or for tpch and wfformat a folder of files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Workload to write: a .jsonl or .jsonl.gz file.")],
+    jobs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--jobs", min=1, help="Take so many jobs; with --poisson or tpch: draw so many."),
+    ] = None,
+    skip: Annotated[int, typer.Option("--skip", min=0, help="Leave out so many of the first jobs.")] = 0,
+    poisson: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--poisson", help="Draw jobs anew for each seed, so many seconds apart on average."),
+    ] = None,
+    cluster: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--cluster", help="YAML with the cluster to use instead of the usual one."),
+    ] = None,
+    companion: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--with", help="gavel: the throughput table, openb: the list of machines; default: beside PATH."),
+    ] = None,
+    moldable: Annotated[
+        bool, typer.Option("--moldable", help="gavel: the scheduler chooses among all measured GPU counts.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Turn a trace or an instance of other people into a workload, which simulate and benchmark take like a scenario.
+
+    Examples:
+
+      rlsched import philly philly.csv -o philly.jsonl.gz --skip 20000 --jobs 10000
+
+      rlsched import tpch tpch/ -o tpch.jsonl --jobs 50 --poisson 25
+
+      rlsched import gavel max_min_fairness.trace -o gavel.jsonl --moldable
+
+      rlsched benchmark gavel.jsonl --policies fifo,srpt,las --seeds 1
+    """
+    from rlsched.cli.importing import import_workload as command
+
+    command(kind, path, out, jobs, skip, poisson, cluster, companion, moldable, json)
 
 
 @app.command()

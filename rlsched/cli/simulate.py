@@ -17,6 +17,7 @@ from rlsched.scenario import load_cluster, load_scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator
 from rlsched.workflow import check_feasible, is_workflow_file, load_workflow
+from rlsched.workloadfile import is_workload_file
 
 
 def simulate(
@@ -45,7 +46,7 @@ def simulate(
 
 def _simulator(what: str, cluster_file: Path | None, seed: int | None) -> tuple[Simulator, int]:
     path = Path(what)
-    if is_workflow_file(path):
+    if not is_workload_file(path) and is_workflow_file(path):
         from rlsched.executor.devices import local_machine
 
         workflow = load_workflow(path)
