@@ -109,5 +109,9 @@ class History:
 
     def newest_end(self, units: Iterable[str]) -> int:
         """Position of the last end among these units; -1 if none has ended."""
-        ends = (attempt.ended for unit in units if (attempt := self.attempts.get(unit)))
-        return max((end for end in ends if end is not None), default=-1)
+        newest = -1
+        for unit in units:
+            attempt = self.attempts.get(unit)
+            if attempt is not None and attempt.ended is not None and attempt.ended > newest:
+                newest = attempt.ended
+        return newest

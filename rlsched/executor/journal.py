@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 Record = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 _SEAL = b',"crc32":"%08x"}\n'
 _SEAL_LENGTH = len(_SEAL % 0)
-_decode = json.JSONDecoder().raw_decode
 
 
 class JournalError(OSError):
@@ -96,7 +97,7 @@ def fold(path: Path, enter: Callable[[Record], None]) -> int:
                 if _holds_sound_record(line) or any(map(_is_sound, file)):
                     raise ValueError(f"{path}:{number}: the journal is damaged here, {sound} bytes from its start")
                 break
-            enter(_decode(line.decode(), 0)[0])
+            enter(from_json(line))  # twice as fast as the standard library's
             sound += len(line)
     return sound
 
