@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from conftest import Drive, Execute, appears, is_gone, until
 
 from rlsched.executor import adoption, claim
 from rlsched.executor.claim import boot_id
-from rlsched.executor.process import Process
+from rlsched.executor.process import Starter
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import RunState, UnitState, read_status
 from rlsched.scheduler import Arrived, Decision, Event
@@ -195,7 +196,8 @@ def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path:
     directory.close()
     result = execute(tasks)
     assert (result.status.units[0].attempts, effects(tmp_path)) == (3, "t\nt\n")
-    late = Process.start(
+    starter = Starter()
+    late = starter.start(
         ["bash", "-c", "echo late >> effects"],
         paths=directory.attempt("t", 2),
         record={},
@@ -205,7 +207,9 @@ def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path:
         grace=1,
         timeout=None,
     )
+    until(lambda: select.select([late], [], [], 0)[0] != [])
     assert late.wait() is None
+    starter.close()
     assert effects(tmp_path) == "t\nt\n"
 
 
@@ -297,3 +301,16 @@ def test_ctrl_c_stops_an_adopted_task_too(
     assert driver.wait() == 143
     assert is_gone(tmp_path / "pid")
     assert read_status(run_dir).units[0].state is UnitState.INTERRUPTED
+
+
+def test_the_process_that_starts_tasks_is_replaced_when_it_was_killed(execute: Execute, tmp_path: Path) -> None:
+    """A start that it had not got to is a failure, to be tried again; those that it has started are not concerned."""
+    result = execute(
+        """
+        a: {run: "until test -e b; do sleep 0.02; done; echo a >> effects", gpus: 1}
+        k: {run: "kill -9 $(ps -o ppid= -p $PPID)", gpus: 1}
+        b: {run: "touch b; echo b >> effects", gpus: 1, needs: k, retries: 1}
+        """
+    )
+    assert result.exit_code == 0
+    assert effects(tmp_path) == "b\na\n"

@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
         write_run(run_dir, options.tasks)
-        command: list[str | Path] = [sys.executable, "-m", __spec__.name, "--scan", run_dir, "--tasks", str(options.tasks)]
+        command = [sys.executable, "-m", __spec__.name, "--scan", str(run_dir), "--tasks", str(options.tasks)]
         sys.exit(subprocess.run(command).returncode)
 
 

@@ -16,7 +16,7 @@ from rlsched.executor.adoption import Adopted
 from rlsched.executor.devices import Machine
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import JournalError
-from rlsched.executor.process import Exit, Process, move_failed
+from rlsched.executor.process import Exit, Process, Starter, move_failed
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.verdict import Verdict, judge
@@ -89,6 +89,7 @@ class Executor:
         self._events: list[Event] = []
         self._interrupted: int | None = None
         self._closed = False
+        self._starter = Starter()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -132,7 +133,7 @@ class Executor:
         try:
             for path in (folder, *(output.parent for output in unit.outputs)):
                 path.mkdir(parents=True, exist_ok=True)
-            process = Process.start(
+            process = self._starter.start(
                 unit.argv,
                 paths=self._directory.attempt(unit.name, attempt),
                 record=record,
@@ -201,6 +202,7 @@ class Executor:
 
     def _shut(self) -> None:
         self._closed = True
+        self._starter.close()
         self._selector.close()
         os.close(self._wake)
 

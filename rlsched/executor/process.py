@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import py_compile
 import signal
+import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from rlsched.executor import launcher
-from rlsched.executor.claim import open_holder, read_claim
+from rlsched.executor.claim import forbid, open_holder, read_claim
 from rlsched.executor.paths import AttemptPaths
 
 MARKER = "RLSCHED_PROGRESS_FILE"  # of the variables that a task's processes inherit, one that no two attempts share
@@ -52,14 +54,47 @@ class Process:
         paths: of the attempt.
     """
 
-    def __init__(self, paths: AttemptPaths, pidfd: int, child: bool) -> None:
+    def __init__(self, paths: AttemptPaths, pidfd: int) -> None:
         self.paths = paths
         self._pidfd = pidfd
-        self._child = child
 
     @classmethod
+    def find(cls, paths: AttemptPaths) -> Process | None:
+        """A task that an earlier driver has started; None once its launcher has ended.
+
+        Raises:
+            ValueError: that cannot be told, or the claim is damaged.
+        """
+        claim = read_claim(paths.claim)
+        pidfd = None if claim is None else open_holder(paths.claim, claim)
+        return None if pidfd is None else cls(paths, pidfd)
+
+    def fileno(self) -> int:
+        return self._pidfd
+
+    def stop(self) -> None:
+        """Ask the task to end: SIGTERM, then SIGKILL after the grace period. Asked again, it is killed at once."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+
+    def wait(self) -> Exit | None:
+        """How the task ended, once it has: see `collect`."""
+        self.let_go()
+        return collect(self.paths)
+
+    def let_go(self) -> None:
+        """Forget about the process, which runs on if it has not ended."""
+        os.close(self._pidfd)
+
+
+class Starter:
+    """Starts tasks, by a process of its own that forks their launchers; see `rlsched.executor.launcher`."""
+
+    def __init__(self) -> None:
+        self._begin()
+
     def start(
-        cls,
+        self,
         argv: Sequence[str],
         *,
         paths: AttemptPaths,
@@ -83,60 +118,55 @@ class Process:
             OSError: the log cannot be written, or no process can be started. The command has not begun, and will not.
         """
         declared = _declared(outputs, folder)
-        parameters = (
+        fields = (
             *(folder, paths.claim, paths.exit, paths.replaced, paths.failed),
-            *(grace, launcher.NEVER if timeout is None else timeout),
-            *(json.dumps(record), len(declared)),
+            *(grace, launcher.NEVER if timeout is None else timeout, json.dumps(record), paths.log),
         )
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", _compiled_launcher(), *map(str, parameters), *declared, *argv],
-            env,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,  # out of reach of the terminal's Ctrl-C, and of what ends the driver
-            setsigmask=[signal.SIGTERM],  # until it is ready for one
-        )
+        texts = [*map(str, fields), *declared, *argv, *(f"{name}={value}" for name, value in env.items())]
+        content = b"".join(os.fsencode(text) + b"\0" for text in texts)
+        if content.count(b"\0") != len(texts):
+            raise OSError(errno.EINVAL, "a NUL character in what is to be started")
+        counts = (len(content), len(fields), len(declared), len(argv))
         try:
-            return cls(paths, os.pidfd_open(pid), child=True)
-        except OSError:  # no file descriptor is left
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            _sweep(str(paths.progress))
-            raise
+            self._socket.sendall(b"".join(b"%d\0" % count for count in counts) + content)
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 1)
+        except ConnectionError:
+            answer = b""
+        if not answer:
+            self.close()
+            self._begin()
+            return _find_out(paths)
+        if error := int.from_bytes(answer, "little"):
+            raise OSError(error, os.strerror(error), str(paths.log))
+        return Process(paths, descriptors[0])
 
-    @classmethod
-    def find(cls, paths: AttemptPaths) -> Process | None:
-        """A task that an earlier driver has started; None once its launcher has ended.
+    def close(self) -> None:
+        """End the process that starts tasks; those that it has started run on."""
+        self._socket.close()
+        os.waitpid(self._pid, 0)
 
-        Raises:
-            ValueError: that cannot be told, or the claim is damaged.
-        """
-        claim = read_claim(paths.claim)
-        pidfd = None if claim is None else open_holder(paths.claim, claim)
-        return None if pidfd is None else cls(paths, pidfd, child=False)
+    def _begin(self) -> None:
+        self._socket, other = socket.socketpair()
+        with other:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", _compiled_launcher()],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, other.fileno(), 0)],
+                setsid=True,
+                setsigmask=[signal.SIGTERM],
+            )
 
-    def fileno(self) -> int:
-        return self._pidfd
 
-    def stop(self) -> None:
-        """Ask the task to end: SIGTERM, then SIGKILL after the grace period. Asked again, it is killed at once."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+def _find_out(paths: AttemptPaths) -> Process:
+    """The process of an attempt of which it is not known whether it was started: from now on it is, or never will be.
 
-    def wait(self) -> Exit | None:
-        """How the task ended, once it has: see `collect`."""
-        if self._child:
-            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        self.let_go()
-        return collect(self.paths)
-
-    def let_go(self) -> None:
-        """Forget about the process, which runs on if it has not ended."""
-        os.close(self._pidfd)
+    Raises:
+        OSError: it was not.
+    """
+    if forbid(paths.claim):
+        raise OSError(errno.EPIPE, "the process that starts tasks was killed")
+    return Process.find(paths) or Process(paths, os.eventfd(1, os.EFD_CLOEXEC))  # the second: it has ended already
 
 
 def runs(paths: AttemptPaths) -> bool:
