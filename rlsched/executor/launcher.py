@@ -38,9 +38,9 @@ NEVER = float("inf")
 def serve() -> None:
     """Fork a launcher for each request, until the driver is gone.
 
-    A request is its length and the number of each kind of text in it (fields, see `launch`, then the log; outputs; words
-    of the command; variables), then the texts, each ended by NUL. The answer is an error number, and if that is 0, a
-    pidfd of the launcher.
+    A request is its length and the number of each kind of text in it (fields, as `launch` takes them, and the log;
+    outputs; words of the command; variables), then the texts, each ended by NUL. The answer is an error number, and if
+    that is 0, a pidfd of the launcher.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     driver = socket.socket(fileno=0)
