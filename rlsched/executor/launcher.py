@@ -311,4 +311,7 @@ def send(number: int, pids: Iterable[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except ConnectionError:  # the driver was killed in the middle of a request
+        sys.exit()
