@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,15 @@ ONCE, TWICE = "begin\nend\n", "begin\nbegin\nend\n"
 
 
 @pytest.fixture
-def orphan(workflow: Write, drive: Drive, tmp_path: Path) -> Workflow:
+def orphan(workflow: Write, drive: Drive, tmp_path: Path) -> Iterator[Workflow]:
     """A workflow whose only task waits for the file `permission`; its driver has been killed meanwhile."""
     flow = workflow(PATIENT)
     driver = drive(flow)
     appears(tmp_path / "pid")
     driver.kill()
     driver.wait()
-    return flow
+    yield flow
+    permit(tmp_path)  # a test that has failed must not leave it waiting
 
 
 @pytest.fixture
