@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -17,6 +18,15 @@ from typing import Any, NamedTuple
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+class Cause(StrEnum):
+    """Why an attempt failed by itself: a non-zero exit code, a signal, want of memory (the host's or a GPU's), time."""
+
+    EXIT = "exit"
+    SIGNAL = "signal"
+    OOM = "oom"
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,8 @@ class Task:
         array: number of identical members (trials of a sweep, tasks of a Spark stage).
         preemptible: may be stopped and resumed from a checkpoint.
         priority: larger is more urgent; what it means is up to the policy.
-        retries: attempts beyond the first after a failure of its own (a lost node or a preemption is free).
+        retries: attempts beyond the first after a failure of its own (a lost node or a preemption is free): a number,
+            whatever the cause, or a number for each cause, 0 where none is given.
         setup_time: seconds a device needs first when the task it ran before was of another job.
         checkpoint_time: seconds to write a checkpoint when stopped, and again to load it when resumed.
         cpu_only: every mode takes neither GPUs nor custom resources: the scheduler starts the task itself (derived).
@@ -98,7 +109,7 @@ class Task:
     array: int = 1
     preemptible: bool = False
     priority: float = 0.0
-    retries: int = 0
+    retries: int | Mapping[Cause, int] = 0
     setup_time: float = 0.0
     checkpoint_time: float = 0.0
     cpu_only: bool = field(init=False, repr=False, compare=False)
@@ -109,11 +120,19 @@ class Task:
         _check(bool(self.name), "a task has an empty name")
         _check(bool(self.modes), f"task {self.name!r} has no mode")
         _check(self.array >= 1, f"task {self.name!r}: array is {self.array}, expected 1 or more")
-        for name in ("retries", "setup_time", "checkpoint_time"):
+        for name in ("setup_time", "checkpoint_time"):
             _check(getattr(self, name) >= 0, f"task {self.name!r}: {name} is below 0")
+        budgets = (self.retries,) if isinstance(self.retries, int) else self.retries.values()
+        _check(min(budgets, default=0) >= 0, f"task {self.name!r}: retries is below 0")
         object.__setattr__(self, "cpu_only", all(mode.cpu_only for mode in self.modes))
         object.__setattr__(self, "shortest", min(mode.duration for mode in self.modes))
         object.__setattr__(self, "least_work", self.array * min(mode.gpu_seconds for mode in self.modes))
+
+    def may_retry(self, failures: Mapping[Cause, int]) -> bool:
+        """True if a member that has failed that often, by cause, is to be tried again."""
+        if isinstance(self.retries, int):
+            return sum(failures.values()) <= self.retries
+        return all(count <= self.retries.get(cause, 0) for cause, count in failures.items())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlsched.model import Allocation, Cluster, Job, Member, Preemption
+from rlsched.model import Allocation, Cause, Cluster, Job, Member, Preemption
 from rlsched.schedule import JobRecord, Outcome, Schedule, TaskRun
 from rlsched.state import Run, State
 
@@ -21,10 +21,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A job has been submitted; it is `job_id` from now on."""
+    """A job has been submitted; it is `job_id` from now on. Some of its members may be `running` already."""
 
     job_id: int
     job: Job
+    running: tuple[Allocation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Failed:
 
     member: Member
     reason: str
+    cause: Cause = Cause.EXIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +193,16 @@ class Scheduler:
         match event:
             case Finished(member):
                 self._ended(member, state.finish(member), Outcome.FINISHED)
-            case Arrived(job_id, job):
+            case Arrived(job_id, job, running):
                 state.arrive(job_id, job)
                 self.schedule.jobs[job_id] = JobRecord(job_id, job)
+                for allocation in running:
+                    state.start(allocation)
             case Progressed(member, expected_end):
                 if run := state.running.get(member):
                     run.expected_end = max(expected_end, state.now)
-            case Failed(member, _):
-                self._ended(member, state.fail(member), Outcome.FAILED)
+            case Failed(member, _, cause):
+                self._ended(member, state.fail(member, cause), Outcome.FAILED)
             case Preempted(member, work_left):
                 self._ended(member, state.interrupt(member, work_left), Outcome.PREEMPTED)
             case NodeLost(node, work_left):

@@ -5,10 +5,11 @@ The truth (sampled durations, failures to come) lives in the backend alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
-from rlsched.model import Allocation, Cluster, Job, Member, Mode, Share, Task
+from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Share, Task
 from rlsched.pool import Pool
 
 
@@ -49,7 +50,7 @@ class TaskState:
     ready_at: float = 0.0
     status: Status = Status.BLOCKED
     work_left: dict[int, float] | None = None
-    failures: dict[int, int] | None = None
+    failures: dict[int, Counter[Cause]] | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -233,13 +234,14 @@ class State:
             self._settle(task, Status.FAILED)
         return run
 
-    def fail(self, member: Member) -> Run:
+    def fail(self, member: Member, cause: Cause = Cause.EXIT) -> Run:
         """Enter a failure: the member is tried again, or the task fails and what depends on it is skipped."""
         run = self._release(member)
         task = run.task
         task.failures = task.failures or {}
-        task.failures[member.member] = task.failures.get(member.member, 0) + 1
-        if task.failures[member.member] <= task.task.retries and task.status is not Status.FAILED:
+        failures = task.failures.setdefault(member.member, Counter())
+        failures[cause] += 1
+        if task.task.may_retry(failures) and task.status is not Status.FAILED:
             self._return(task, member.member)
         else:
             task.job.failed = True

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any, NamedTuple, Protocol
 
+import psutil
 import pytest
 from builders import first_fit
 
@@ -76,6 +81,19 @@ class Execute(Protocol):
 
 
 @pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Workflow]:
+    """Writes a whole workflow file, w.yaml in the current folder, and reads it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> Workflow:
+        file = Path("w.yaml")
+        file.write_text(dedent(text).removeprefix("\n"))
+        return load_workflow(file)
+
+    return write
+
+
+@pytest.fixture
 def workflow(tmp_path: Path) -> Callable[[str], Workflow]:
     """Writes a workflow file named `flow`, given its `tasks:`, and reads it."""
 
@@ -95,3 +113,50 @@ def execute(workflow: Callable[[str], Workflow]) -> Execute:
         return run_workflow(workflow(tasks), first_fit, **{"slots": 2, "grace": 5.0, **options})
 
     return run
+
+
+Drive = Callable[[Workflow], "subprocess.Popen[bytes]"]
+_DRIVER = """
+import sys
+from pathlib import Path
+from builders import first_fit
+from rlsched.executor.run import run_workflow
+from rlsched.workflow import load_workflow
+sys.exit(run_workflow(load_workflow(Path(sys.argv[1])), first_fit, slots=2, grace=5).exit_code)
+"""
+
+
+@pytest.fixture
+def drive() -> Iterator[Drive]:
+    """Starts a driver of its own for a workflow, as `execute` would, so that it can be killed."""
+    drivers: list[subprocess.Popen[bytes]] = []
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+
+    def start(flow: Workflow) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _DRIVER, str(flow.file)]
+        drivers.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}))
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.kill()
+        driver.wait()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is bound to happen."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it has not happened within a minute"
+        time.sleep(0.01)
+
+
+def appears(path: Path) -> None:
+    """Wait until somebody has written the file."""
+    until(lambda: path.exists() and bool(path.read_text()))
+
+
+def is_gone(pid_file: Path) -> bool:
+    """The process whose number is in the file has ended."""
+    pid = int(pid_file.read_text())
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import Execute
+from conftest import Execute, is_gone
 
 from rlsched.executor.run import RunResult
 from rlsched.executor.status import RunState, UnitState, UnitStatus
@@ -23,12 +22,6 @@ def output(result: RunResult, name: str) -> str:
     """What the last attempt of a unit has printed."""
     log = unit(result, name).log
     return "" if log is None else log.read_text()
-
-
-def is_gone(pid_file: Path) -> bool:
-    """The process whose number is in the file has ended."""
-    pid = int(pid_file.read_text())
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_task_is_told_about_its_run(execute: Execute, tmp_path: Path) -> None:

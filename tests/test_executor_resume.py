@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 
 import pytest
 from conftest import Execute
 
-from rlsched.executor.journal import Journal, read_journal
 from rlsched.executor.run import RunResult
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import RunState, UnitState, read_status
@@ -103,7 +100,7 @@ def test_what_failed_runs_again_and_what_finished_does_not(execute: Execute, fol
     sweep: {run: "echo ${array.index} >> ran; test ${array.index} != 1 -o -e cure", array: 3}
     after: {run: echo after >> ran, needs: sweep}
     """
-    first = execute(sweep)
+    first = execute(sweep, slots=3)
     assert states(first) == [UnitState.FINISHED, UnitState.FAILED, UnitState.FINISHED, UnitState.SKIPPED]
     assert ran(folder) == ["0", "1", "2"]
     (folder / "cure").touch()
@@ -169,64 +166,6 @@ def test_a_run_directory_has_one_driver(execute: Execute, folder: Path) -> None:
     holder.close()
     assert ran(folder) == []
     assert execute(CHAIN).exit_code == 0
-
-
-def test_a_torn_last_record_is_cut_off(execute: Execute, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And that is said. The task whose end it would have recorded runs again."""
-    execute("t: {run: echo t >> ran}")
-    journal = folder / "runs" / "flow" / "journal.jsonl"
-    begin, start, end, _ = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(begin + start + end[:20])
-    ran(folder)
-    with caplog.at_level(logging.WARNING):
-        assert execute("t: {run: echo t >> ran}").exit_code == 0
-    assert "its last record was torn by a crash and is dropped" in caplog.text
-    assert ran(folder) == ["t"]
-    assert [record["record"] for record in read_journal(journal)] == [
-        "begin",
-        "start",
-        "begin",
-        "start",
-        "end",
-        "close",
-    ]
-
-
-def test_a_damaged_journal_is_refused(execute: Execute, folder: Path) -> None:
-    """Damage other than a torn end is no crash's doing; the message says where it is, and nothing is changed."""
-    execute("t: {run: echo t >> ran}")
-    journal = folder / "runs" / "flow" / "journal.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    damaged = lines[0] + b"garbage\n" + b"".join(lines[2:])
-    journal.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"journal.jsonl:2: expected a JSON object"):
-        execute("t: {run: echo t >> ran}")
-    assert journal.read_bytes() == damaged
-
-
-def test_a_journal_keeps_what_was_appended(tmp_path: Path) -> None:
-    """Over any number of openings."""
-    path = tmp_path / "journal.jsonl"
-    for number in range(3):
-        journal = Journal(path)
-        assert [record["number"] for record in journal.records] == list(range(number))
-        journal.append({"number": number})
-        journal.close()
-    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1, 2]
-
-
-def test_wherever_a_crash_cuts_a_journal_all_complete_records_remain(tmp_path: Path) -> None:
-    """And the next record follows them in a line of its own."""
-    path = tmp_path / "journal.jsonl"
-    whole = b'{"number":0}\n{"number":1}\n'
-    for length in range(len(whole) + 1):
-        path.write_bytes(whole[:length])
-        complete = whole[:length].count(b"\n")
-        assert [record["number"] for record in read_journal(path)] == list(range(complete))
-        journal = Journal(path)
-        journal.append({"number": complete})
-        journal.close()
-        assert [record["number"] for record in read_journal(path)] == list(range(complete + 1))
 
 
 def test_a_file_is_no_run_directory(execute: Execute, folder: Path) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 from builders import job
-from conftest import Execute
+from conftest import Execute, appears, is_gone
 
 from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
@@ -34,20 +31,6 @@ done: {run: echo}
 polite: {run: "trap 'echo saved; exit 143' TERM; echo $$ > pid; sleep 60 & wait", needs: done}
 waiting: {run: echo, needs: polite}
 """
-
-
-def appears(path: Path) -> None:
-    """Wait until somebody has written the file."""
-    deadline = time.monotonic() + 30
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < deadline, f"{path} was never written"
-        time.sleep(0.01)
-
-
-def is_gone(pid_file: Path) -> bool:
-    """The process whose number is in the file has ended."""
-    pid = int(pid_file.read_text())
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @contextlib.contextmanager
@@ -141,45 +124,6 @@ def test_an_error_in_the_policy_stops_the_tasks_too(workflow: Callable[[str], Wo
     assert (status.state, status.reason) == (RunState.INTERRUPTED, "ZeroDivisionError: ")
 
 
-def test_a_killed_driver_leaves_nothing_behind(workflow: Callable[[str], Workflow], tmp_path: Path) -> None:
-    """Its tasks are asked to end; until they have, nobody else can start them. Then the run can go on."""
-    script = """
-import sys
-from pathlib import Path
-from builders import first_fit
-from rlsched.executor.run import run_workflow
-from rlsched.workflow import load_workflow
-run_workflow(load_workflow(Path(sys.argv[1])), first_fit, slots=2, grace=20)
-"""
-    flow = workflow(
-        """
-        t:
-          run: |
-            test ! -e pid || exit 0
-            trap 'until test -e permission; do sleep 0.05; done; exit 143' TERM
-            echo $$ > pid; sleep 60 & wait
-        """
-    )
-    run_dir = tmp_path / "runs" / "flow"
-    driver = subprocess.Popen(
-        [sys.executable, "-c", script, flow.file], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    )
-    appears(tmp_path / "pid")
-    assert read_status(run_dir).state is RunState.RUNNING
-    driver.kill()
-    driver.wait()
-    with pytest.raises(ValueError, match="tasks of one that was killed are still ending"):
-        RunDirectory(run_dir)
-    (tmp_path / "permission").touch()
-    deadline = time.monotonic() + 30
-    while read_status(run_dir).state is RunState.RUNNING and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert is_gone(tmp_path / "pid")
-    status = read_status(run_dir)
-    assert (status.state, status.units[0].state) == (RunState.ABANDONED, UnitState.INTERRUPTED)
-    RunDirectory(run_dir).close()
-
-
 def preempted(script: str, folder: Path, grace: float = 5.0) -> tuple[list[float], list[Outcome], str]:
     """Runs a script on the only GPU, and once it has written `pid` lets an urgent task push it out.
 
@@ -212,7 +156,7 @@ def preempted(script: str, folder: Path, grace: float = 5.0) -> tuple[list[float
         schedule = Scheduler(executor, observe).run(urgent_first)
     directory.close()
     schedule.check()
-    log = directory.log("t", directory.history.attempts["t"].number)
+    log = directory.attempt("t", directory.history.attempts["t"].number).log
     return left, [run.outcome for run in schedule.runs if run.member.task == 0], log.read_text()
 
 

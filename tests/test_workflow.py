@@ -124,6 +124,11 @@ class TestMeaning:
         assert (cpu.retries, gpu.retries) == (2, 2)
         assert [dict(c.env) for c in workflow.commands] == [{"A": "1", "B": "1"}, {"A": "1", "B": "2"}]
 
+    def test_retries_may_be_given_for_each_cause(self, load: Load) -> None:
+        """A cause that is not named has none."""
+        workflow = load("tasks: {a: {run: x, retries: {signal: 2, oom: 1}}}")
+        assert workflow.job.tasks[0].retries == {"exit": 0, "signal": 2, "oom": 1, "timeout": 0}
+
     def test_a_matrix_makes_a_task_of_every_combination(self, load: Load) -> None:
         workflow = load("""
             tasks:

@@ -52,7 +52,10 @@ VALUES = {
         "seconds above 0, a text such as '10m', a mapping from counts, "
         "or a list of {gpus, gpu_type, duration}, found 0",
     ),
-    "retries": ("true", "a count, found true"),
+    "retries": (
+        "{exit: 1, lost: 2}",
+        "a count, or counts by cause such as {exit: 1, signal: 2, oom: 0, timeout: 1}, found {'exit': 1, 'lost': 2}",
+    ),
     "timeout": ("soon", "seconds above 0 or a text such as '90s', '10m', '2h', found 'soon'"),
     "preemptible": ("1", "true or false, found 1"),
     "priority": ("high", "a number, found 'high'"),

@@ -26,7 +26,7 @@ def fit(settings: Settings) -> None:
     training.fit(settings, lambda: bert.token_classifier(classes), bert.logits)
 
 
-app = steps.app("Fine-tune a BERT to find named entities in tweets.", fit, epochs=3, batch_size=16)
+app = steps.app("Fine-tune a BERT to find named entities in tweets.", fit, epochs=2, batch_size=8)
 
 
 @app.command()
@@ -62,7 +62,7 @@ def split(
 
 
 @app.command()
-def tokenise(tweets: steps.Source, out: steps.Examples, length: int = 48) -> None:
+def tokenise(tweets: steps.Source, out: steps.Examples, length: int = 40) -> None:
     """Turn words into `length` word pieces; the first piece of a word carries its tag, all (n, length)."""
     import numpy as np
 

@@ -237,7 +237,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted."""
     try:
         app()
-    except (ValueError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("RLSCHED_DEBUG"):
             raise
         typer.echo(f"rlsched: {error}", err=True)

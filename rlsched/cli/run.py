@@ -111,8 +111,10 @@ class _Narrator:
 
     def __call__(self, now: float, what: Event | Decision) -> None:
         match what:
-            case Arrived(job_id, job):
+            case Arrived(job_id, job, running):
                 self._jobs[job_id] = job
+                for allocation in running:
+                    self._say(now, f"adopted {self._name(allocation.member)}, which was running")
             case Allocation(member=member):
                 self._say(now, f"started {self._name(member)}")
             case Finished(member):

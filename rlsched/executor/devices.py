@@ -35,6 +35,16 @@ class Machine(NamedTuple):
         """Ids of the devices that a gang holds."""
         return [self.devices[share.node][gpu] for share in shares for gpu in share.gpus]
 
+    def shares(self, devices: Sequence[str]) -> tuple[Share, ...]:
+        """The gang that holds these devices; empty if one of them is not of this machine."""
+        places = {device: (node, gpu) for node, ids in enumerate(self.devices) for gpu, device in enumerate(ids)}
+        if not all(device in places for device in devices):
+            return ()
+        gang: dict[int, list[int]] = {}
+        for node, gpu in (places[device] for device in devices):
+            gang.setdefault(node, []).append(gpu)
+        return tuple(Share(node, tuple(gpus)) for node, gpus in gang.items())
+
     def visible(self, shares: Sequence[Share]) -> str:
         """What `CUDA_VISIBLE_DEVICES` is for a gang: UUIDs; empty if it holds CPU slots or nothing."""
         return ",".join(self.held([share for share in shares if self.cluster.nodes[share.node].gpu_type != CPU]))

@@ -6,19 +6,22 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlsched import progress
+from rlsched.executor.adoption import Adopted
 from rlsched.executor.devices import Machine
 from rlsched.executor.history import Ending
-from rlsched.executor.process import Exit, Process
+from rlsched.executor.journal import JournalError
+from rlsched.executor.process import Exit, Process, Starter, move_failed
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.work import Unit, Work
-from rlsched.model import Allocation, Member
+from rlsched.model import Allocation, Cause, Member
 from rlsched.scheduler import Arrived, Event, Failed, Finished, Preempted, Progressed
 
 GRACE = 10.0
@@ -43,6 +46,7 @@ class InterruptedRun(Exception):  # noqa: N818  # it is a request, no error
 class _Running:
     unit: Unit
     attempt: int
+    folder: Path
     checkpoint: Path
     process: Process
     work_left: float  # at its start
@@ -53,21 +57,31 @@ class _Running:
 class Executor:
     """Runs work on this machine, every task as a process group of its own.
 
-    Use it as a context manager: whatever still runs when the context ends is stopped. One thread uses it all the
-    time, except for `interrupt`, which may be called from a signal handler.
+    Use it as a context manager: whatever still runs when the context ends is stopped, unless the journal cannot be
+    written any more: then tasks run on, for a later driver to find. One thread uses it all the time, except for
+    `interrupt`, which may be called from a signal handler.
 
     Args:
         machine: the devices.
         directory: keeps the records.
         works: what to run; each arrives at its job's release, seconds after the start.
         grace: seconds that a task has between SIGTERM and SIGKILL.
+        adopted: units that run already, by name.
     """
 
-    def __init__(self, machine: Machine, directory: RunDirectory, works: Iterable[Work], grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        directory: RunDirectory,
+        works: Iterable[Work],
+        grace: float = GRACE,
+        adopted: Mapping[str, Adopted] | None = None,
+    ) -> None:
         self.cluster = machine.cluster
         self._machine = machine
         self._directory = directory
         self._grace = grace
+        self._adopted = dict(adopted or {})
         self._coming = sorted(works, key=lambda work: work.job.release)
         self._arrived: list[Work] = []
         self._running: dict[Member, _Running] = {}
@@ -75,6 +89,7 @@ class Executor:
         self._events: list[Event] = []
         self._interrupted: int | None = None
         self._closed = False
+        self._starter = Starter()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -83,8 +98,11 @@ class Executor:
     def __enter__(self) -> Executor:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, JournalError):
+            self._let_go()
+        else:
+            self.close()
 
     @property
     def now(self) -> float:
@@ -101,7 +119,7 @@ class Executor:
         last = self._directory.history.attempts.get(unit.name)
         attempt = 1 if last is None else last.number + 1
         checkpoint = checkpoint_of(unit, self._directory.history)
-        self._directory.append(
+        record = self._directory.append(
             "start",
             at=self.now,
             unit=unit.name,
@@ -115,24 +133,23 @@ class Executor:
         try:
             for path in (folder, *(output.parent for output in unit.outputs)):
                 path.mkdir(parents=True, exist_ok=True)
-            process = Process(
+            process = self._starter.start(
                 unit.argv,
+                paths=self._directory.attempt(unit.name, attempt),
+                record=record,
                 env=self._environment(allocation, unit, attempt, folder),
                 folder=work.folder,
-                log=self._directory.log(unit.name, attempt),
-                exit_file=self._directory.exit_file(unit.name, attempt),
+                outputs=unit.outputs,
                 grace=self._grace,
                 timeout=unit.timeout,
-                held=self._directory.lock,
             )
         except OSError as error:
-            reason = f"could not be started: {error}"
-            self._record_end(unit, attempt, Ending.FAILED, reason)
-            self._events.append(Failed(member, reason))
+            verdict = Verdict(Ending.FAILED, f"could not be started: {error}", Cause.EXIT)
+            self._record_end(unit, attempt, verdict)
+            self._events.append(Failed(member, verdict.reason, Cause.EXIT))
             return
         work_left = self._work_left.get(member, 1.0)
-        self._running[member] = _Running(unit, attempt, folder, process, work_left)
-        self._selector.register(process, selectors.EVENT_READ, member)
+        self._enter(member, _Running(unit, attempt, work.folder, folder, process, work_left))
 
     def stop(self, member: Member) -> None:
         running = self._running[member]
@@ -174,7 +191,18 @@ class Executor:
         self._selector.unregister(self._wake)
         while self._running:
             self._ends(None, Ending.INTERRUPTED)
+        self._shut()
+
+    def _let_go(self) -> None:
+        """Leave what still runs to itself, and give everything else back."""
+        for running in self._running.values():
+            running.process.let_go()
+        self._running.clear()
+        self._shut()
+
+    def _shut(self) -> None:
         self._closed = True
+        self._starter.close()
         self._selector.close()
         os.close(self._wake)
 
@@ -188,9 +216,31 @@ class Executor:
         arrivals: list[Event] = []
         while self._coming and self._coming[0].job.release <= self.now:
             work = self._coming.pop(0)
-            arrivals.append(Arrived(len(self._arrived), work.job))
+            job_id = len(self._arrived)
             self._arrived.append(work)
+            running = dict(self._take_over(job_id, work))
+            arrivals.append(Arrived(job_id, work.job, tuple(running)))
+            arrivals += [Progressed(allocation.member, end) for allocation, end in running.items()]
         return arrivals
+
+    def _take_over(self, job_id: int, work: Work) -> Iterator[tuple[Allocation, float]]:
+        """The allocations of its members that run already, and when they are expected to end."""
+        for index, units in enumerate(work.units):
+            for number, unit in enumerate(units):
+                if (adopted := self._adopted.pop(unit.name, None)) is None:
+                    continue
+                member, attempt = Member(job_id, index, number), adopted.attempt
+                self._directory.append("adopt", at=self.now, unit=unit.name, attempt=attempt.number)
+                folder = self._directory.checkpoint(unit.name, attempt.checkpoint)
+                running = _Running(unit, attempt.number, work.folder, folder, adopted.process, 1.0)
+                self._enter(member, running)
+                age = max(0.0, time.time() - attempt.start)
+                expected = work.job.tasks[index].modes[adopted.mode].duration - age
+                yield Allocation(member, adopted.mode, adopted.shares), self.now + expected
+
+    def _enter(self, member: Member, running: _Running) -> None:
+        self._running[member] = running
+        self._selector.register(running.process, selectors.EVENT_READ, member)
 
     def _ends(self, timeout: float | None, stopped: Ending = Ending.PREEMPTED) -> list[Event]:
         """The ends within the next `timeout` seconds, up to the first instant that has any."""
@@ -201,28 +251,33 @@ class Executor:
         running = self._running.pop(member)
         self._selector.unregister(running.process)
         end = running.process.wait()
-        ending, reason = _judge(running, end)
-        if ending is Ending.PREEMPTED:
-            ending = stopped
-        self._record_end(running.unit, running.attempt, ending, reason, end)
+        paths = running.process.paths
+        verdict = judge(running.unit, end, paths, running.stopping)
+        if verdict.ending is Ending.PREEMPTED:
+            verdict = Verdict(stopped)
+        if end is None:
+            move_failed(running.unit.outputs, running.folder, paths)
+        self._record_end(running.unit, running.attempt, verdict, end)
         with suppress(OSError):  # it is not empty: the task has left a checkpoint
             running.checkpoint.rmdir()
-        match ending:
-            case Ending.FINISHED:
+        match verdict:
+            case Verdict(Ending.FINISHED):
                 return Finished(member)
-            case Ending.FAILED:
-                return Failed(member, reason)
+            case Verdict(Ending.FAILED, reason, Cause() as cause):
+                return Failed(member, reason, cause)
         self._work_left[member] = self._left_of(running, end)
         return Preempted(member, self._work_left[member])
 
-    def _record_end(self, unit: Unit, attempt: int, ending: Ending, reason: str, end: Exit | None = None) -> None:
+    def _record_end(self, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None) -> None:
         self._directory.append(
             "end",
             at=self.now,
             unit=unit.name,
             attempt=attempt,
-            ending=ending,
-            reason=reason,
+            ending=verdict.ending,
+            cause=verdict.cause,
+            reason=verdict.reason,
+            ended=end.time if end else time.time(),
             code=end and end.code,
             killed=end and end.killed,
             strays=end and end.strays,
@@ -230,8 +285,7 @@ class Executor:
 
     def _left_of(self, running: _Running, end: Exit | None) -> float:
         """Part of the work that is left after a stop: what the task has reported counts if it ended in good order."""
-        path = self._directory.progress_file(running.unit.name, running.attempt)
-        report = progress.read(path)
+        report = progress.read(running.process.paths.progress)
         orderly = end is not None and end.code in (0, _TERMINATED, -signal.SIGTERM)
         if report is None or not orderly:
             return running.work_left
@@ -241,7 +295,7 @@ class Executor:
         """New expectations from the rate between a task's first and latest report."""
         events: list[Event] = []
         for member, running in self._running.items():
-            report = progress.read(self._directory.progress_file(running.unit.name, running.attempt))
+            report = progress.read(running.process.paths.progress)
             if report is None or (running.reports and report.time <= running.reports[-1].time):
                 continue
             running.reports = [*running.reports[:1], report]
@@ -264,24 +318,6 @@ class Executor:
             "RLSCHED_ATTEMPT": str(attempt),
             "RLSCHED_GPUS": str(len(devices)),
             "RLSCHED_DEVICES": ",".join(devices),
-            "RLSCHED_PROGRESS_FILE": str(self._directory.progress_file(unit.name, attempt)),
+            "RLSCHED_PROGRESS_FILE": str(self._directory.attempt(unit.name, attempt).progress),
             "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
         }
-
-
-def _judge(running: _Running, end: Exit | None) -> tuple[Ending, str]:
-    """What an exit means; a stop that was asked for is PREEMPTED."""
-    missing = [output for output in running.unit.outputs if not output.exists()]
-    if end is not None and end.timed_out:
-        return Ending.FAILED, f"exceeded its timeout of {running.unit.timeout:g} s"
-    if end is not None and end.code == 0 and not missing:
-        return Ending.FINISHED, ""
-    if running.stopping:
-        return Ending.PREEMPTED, ""
-    if end is None:
-        return Ending.FAILED, "its launcher was killed"
-    if end.code == 0:
-        return Ending.FAILED, f"exit code 0, but its output {str(missing[0])!r} is missing"
-    if end.code < 0:
-        return Ending.FAILED, f"killed by {signal.Signals(-end.code).name}"
-    return Ending.FAILED, f"exit code {end.code}"

@@ -21,6 +21,9 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+_ENDINGS = {ending.value: ending for ending in Ending}
+
+
 @dataclass(slots=True)
 class Attempt:
     """One start of a unit.
@@ -29,7 +32,10 @@ class Attempt:
         number: counted from 1 for each unit, over all sessions.
         digest: identity of what was run.
         checkpoint: number of the attempt that began the checkpoint it goes on with; its own number: none.
+        mode: index of its mode.
         devices: ids.
+        session: the last session that had to do with it; `History.session` counts them.
+        boot: the kernel's id of the start of the machine in which it was started.
         began, ended: positions of its records in the journal; `ended` is None while it runs, and if that is unknown.
         start, end: seconds since the epoch.
         reason: why it failed.
@@ -38,7 +44,10 @@ class Attempt:
     number: int
     digest: str
     checkpoint: int
+    mode: int
     devices: tuple[str, ...]
+    session: int
+    boot: str
     began: int
     start: float
     ended: int | None = None
@@ -48,47 +57,61 @@ class Attempt:
 
 
 class History:
-    """A journal, folded.
+    """A journal, folded: as much memory as there are units, however often they were run.
 
     Attributes:
         attempts: the last one of each unit.
         begin: the last session's first record; None before the first session.
         close: its last record; None while it is open.
-        began: position of `begin` in the journal.
+        session: its number, from 1.
     """
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
+    def __init__(self) -> None:
         self.attempts: dict[str, Attempt] = {}
         self.begin: Record | None = None
         self.close: Record | None = None
-        self.began = 0
+        self.session = 0
+        self._boot = ""
         self._position = 0
-        for record in records:
-            self.enter(record)
 
     def enter(self, record: Record) -> None:
         """Take in the next record."""
         match record["record"]:
-            case "begin":
-                self.begin, self.close, self.began = record, None, self._position
             case "start":
                 self.attempts[record["unit"]] = Attempt(
                     record["attempt"],
                     record["digest"],
                     record["checkpoint"],
+                    record["mode"],
                     tuple(record["devices"]),
+                    self.session,
+                    self._boot,
                     self._position,
                     record["time"],
                 )
             case "end":
                 attempt = self.attempts[record["unit"]]
-                attempt.ended, attempt.end = self._position, record["time"]
-                attempt.ending, attempt.reason = Ending(record["ending"]), record["reason"]
+                attempt.ended, attempt.end = self._position, record["ended"]
+                attempt.ending, attempt.reason = _ENDINGS[record["ending"]], record["reason"]
+            case "adopt":
+                self.attempts[record["unit"]].session = self.session
+            case "begin":
+                self.begin, self.close = record, None
+                self.session += 1
+                self._boot = record["boot"]
             case "close":
                 self.close = record
         self._position += 1
 
+    def open_attempts(self) -> dict[str, Attempt]:
+        """The attempts of which no end is known, by unit."""
+        return {unit: attempt for unit, attempt in self.attempts.items() if attempt.ending is None}
+
     def newest_end(self, units: Iterable[str]) -> int:
         """Position of the last end among these units; -1 if none has ended."""
-        ends = (attempt.ended for unit in units if (attempt := self.attempts.get(unit)))
-        return max((end for end in ends if end is not None), default=-1)
+        newest = -1
+        for unit in units:
+            attempt = self.attempts.get(unit)
+            if attempt is not None and attempt.ended is not None and attempt.ended > newest:
+                newest = attempt.ended
+        return newest

@@ -1,74 +1,113 @@
-"""An append-only file of JSON objects, one a line; what has been appended survives a crash of the machine."""
+"""An append-only file of JSON objects, one a line, each with its checksum; what has been appended survives a crash."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 Record = Mapping[str, Any]
 _log = logging.getLogger(__name__)
+_SEAL = b',"crc32":"%08x"}\n'
+_SEAL_LENGTH = len(_SEAL % 0)
+
+
+class JournalError(OSError):
+    """A record could not be brought to the disk: nobody may act on it."""
 
 
 class Journal:
     """A journal open for appending; created if it does not exist.
 
-    A crash may tear the last line: then the record was not complete, nobody has acted on it, and it is cut off.
+    A crash may damage the end of the file: nobody has acted on a record that was not complete, and it is cut off.
+
+    Args:
+        enter: called with each record that it holds, in order; none is kept in memory.
+
+    Attributes:
+        repaired: a damaged end has been cut off.
 
     Raises:
-        ValueError: a line other than the last is damaged; says which.
+        ValueError: something is damaged and a sound record follows it; says where.
         OSError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, enter: Callable[[Record], None]) -> None:
         path.touch()
-        self.records, sound = _parse(path)
-        self._file = path.open("r+b")
-        if sound < path.stat().st_size:
-            _log.warning("%s: its last record was torn by a crash and is dropped", path)
-            self._file.truncate(sound)
-        self._file.seek(sound)
+        self._path = path
+        self._size = fold(path, enter)
+        self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        damaged = path.stat().st_size - self._size
+        self.repaired = damaged > 0
+        if self.repaired:
+            _log.warning("%s: its end was damaged by a crash, %d bytes are dropped", path, damaged)
+            os.ftruncate(self._file, self._size)
+        os.lseek(self._file, self._size, os.SEEK_SET)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def append(self, record: Record) -> None:
-        """Add a record; when this returns it is on the disk."""
-        self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Add a record; when this returns it is on the disk.
+
+        Raises:
+            JournalError: it is not, and the journal is as it was before, as far as that can be had.
+        """
+        line = seal(record)
+        try:
+            written = 0
+            while written < len(line):  # a disk that is all but full takes a part, and refuses the rest
+                written += os.write(self._file, line[written:])
+            os.fdatasync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+                os.lseek(self._file, self._size, os.SEEK_SET)
+            raise JournalError(error.errno, f"cannot write the journal: {error.strerror}", str(self._path)) from error
+        self._size += len(line)
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
 
-def read_journal(path: Path) -> list[Record]:
-    """All complete records, also while somebody appends to the file.
+def seal(record: Record) -> bytes:
+    """A record as a line of the file; the checksum is of all that is ahead of it in the line."""
+    body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()[:-1]
+    return body + _SEAL % zlib.crc32(body)
+
+
+def fold(path: Path, enter: Callable[[Record], None]) -> int:
+    """Call `enter` with all complete records, also while somebody appends to the file; return the bytes they take.
 
     Raises:
-        ValueError: a line other than the last is damaged; says which.
+        ValueError: something is damaged and a sound record follows it; says where.
         OSError: the file cannot be read.
     """
-    return _parse(path)[0]
-
-
-def _parse(path: Path) -> tuple[list[Record], int]:
-    """The complete records, and the number of bytes they take."""
-    records: list[Record] = []
     sound = 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or not line.endswith(b"\n"):
-            if number < len(lines):
-                raise ValueError(f"{path}:{number}: expected a JSON object, the journal is damaged here")
-            break
-        records.append(record)
-        sound += len(line)
-    return records, sound
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not _is_sound(line):
+                if _holds_sound_record(line) or any(map(_is_sound, file)):
+                    raise ValueError(f"{path}:{number}: the journal is damaged here, {sound} bytes from its start")
+                break
+            enter(from_json(line))  # twice as fast as the standard library's
+            sound += len(line)
+    return sound
+
+
+def _holds_sound_record(line: bytes) -> bool:
+    """True if the line's end is a record: it was the line end before that was damaged."""
+    starts = [start for start, byte in enumerate(line) if start and byte == ord("{")]
+    return any(_is_sound(line[start:]) for start in starts)
+
+
+def _is_sound(line: bytes) -> bool:
+    body = line[:-_SEAL_LENGTH]
+    return line[-_SEAL_LENGTH:] == _SEAL % zlib.crc32(body)

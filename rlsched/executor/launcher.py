@@ -1,51 +1,217 @@
-"""Runs one command and owns every process that comes of it; ends when the last of them is gone.
+"""Starts launchers. A launcher runs one command and owns every process that comes of it; it ends with the last of them.
 
-python -I -S launcher.py EXIT_FILE DRIVER HELD GRACE TIMEOUT COMMAND [ARGUMENT ...]
+python -I -S launcher.py < SOCKET
 
-One such process stands between the driver and each task. It is a child subreaper: whatever the command starts, also
-in a session of its own, is re-parented to it and cannot get away. EXIT_FILE then says how the command ended. SIGTERM
-asks the command to stop, a second one ends it at once; the death of the process DRIVER counts as a SIGTERM. HELD is a
-file descriptor to keep open, so that the driver's lock lasts as long as what the driver has started.
+A driver has one such process to fork launchers from, which takes a tenth of the time that it takes to start Python.
+It reads requests from the socket at its standard input (see `serve`) and ends with the driver.
 
-It runs as a script, on the standard library alone and with few imports, because every task waits for it to start.
+A launcher stands between the driver and each task, and outlives the driver. It is a child subreaper: whatever
+the command starts, also in a session of its own, is re-parented to it and cannot get away. SIGTERM asks the command to
+stop, a second one ends it at once.
+
+The claim says who it is (see `rlsched.executor.claim`), and comes into being before the command does, or not at
+all: a driver that finds no claim may put one in its place, and then the command never runs. The exit file says how the
+command ended. Both appear whole. Declared outputs that are there beforehand are moved to the folder `replaced`, and
+those that a command leaves that did not succeed to the folder `failed`.
+
+It is a script, on few and small modules (`signal` alone would take as long to import as all of these), because the
+first task waits for it to start.
 """
 
-import ctypes
-import os
-import signal
+import _ctypes
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
+import fcntl
+import posix as os
 import sys
 import time
 from collections.abc import Iterable
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+EXDEV, ENOSPC, EDQUOT = 18, 28, 122
+PR_SET_CHILD_SUBREAPER = 36
 AWAITED = {signal.SIGCHLD, signal.SIGTERM}
 IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]  # and so, without further ado, by what it starts
 LONGEST_WAIT = 86400.0
 NEVER = float("inf")
 
 
-def main() -> None:
-    exit_file, driver, held, grace, timeout, *command = sys.argv[1:]
+def serve() -> None:
+    """Fork a launcher for each request, until the driver is gone.
+
+    A request is its length and the number of each kind of text in it (fields, as `launch` takes them, and the log;
+    outputs; words of the command; variables), then the texts, each ended by NUL. The answer is an error number, and if
+    that is 0, a pidfd of the launcher.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
-    os.set_inheritable(int(held), False)
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(driver):  # it died before it could be watched
-        os.kill(os.getpid(), signal.SIGTERM)
+    driver = socket.socket(fileno=0)
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]  # None: this program
+    while request := receive(driver):
+        fields, outputs, command, variables = request
+        try:
+            log = os.open(fields[-1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            pid = os.fork()
+        except OSError as error:
+            driver.sendall((error.errno or 1).to_bytes(4, "little"))
+            continue
+        if pid == 0:
+            os.setsid()  # out of reach of the terminal's Ctrl-C, and of what ends the driver
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.closerange(3, 1 << 20)
+            _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+            launch(fields[:-1], outputs, command, variables)
+            os._exit(0)
+        pidfd = os.pidfd_open(pid)  # of a process that has not been reaped, and so is the right one
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
+        driver.sendmsg([bytes(4)], rights)
+        os.close(pidfd)
+        os.close(log)
+        while os.waitpid(-1, os.WNOHANG)[0]:  # those that have ended; there is a child, so this cannot fail
+            pass
+
+
+def receive(driver: socket.socket) -> tuple[list[str], list[str], list[str], list[str]] | None:
+    """The next request; None once the driver is gone."""
+    data = b""
+    while data.count(b"\0", 0, 80) < 4:
+        if not (more := driver.recv(1 << 16)):
+            return None
+        data += more
+    length, *counts, rest = data.split(b"\0", 4)
+    while len(rest) < int(length):
+        if not (more := driver.recv(1 << 16)):
+            return None
+        rest += more
+    texts = rest.decode("utf-8", "surrogateescape").split("\0")
+    ends = [sum(map(int, counts[: index + 1])) for index in range(3)]
+    return texts[: ends[0]], texts[ends[0] : ends[1]], texts[ends[1] : ends[2]], texts[ends[2] : -1]
+
+
+def launch(fields: list[str], outputs: list[str], command: list[str], variables: list[str]) -> None:
+    """Be a launcher, from claim to exit file."""
+    folder, claim, exit_file, replaced, failed, grace, timeout, record = fields
+    environment = dict(variable.split("=", 1) for variable in variables)
+    if "PATH" in environment:
+        os.putenv("PATH", environment["PATH"])  # where the command is looked up
+    os.chdir(folder)
+    if not take(claim, record):
+        return
+    move_aside(outputs, folder, replaced, "what was there before")
+    oom_kills = count_oom_kills()
     try:
         leader = os.posix_spawnp(
-            command[0], command, os.environ, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON
+            command[0], command, environment, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON
         )
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
-        record = {"code": 127, "timed_out": False, "killed": False, "strays": 0}
+        say(f"{command[0]}: {error.strerror}")
+        end: dict[str, object] = {"code": 127, "timed_out": False, "killed": False, "strays": 0}
     else:
-        record = Supervisor(leader, float(grace), float(timeout)).run()
-    fields = ", ".join(f'"{name}": {str(value).lower()}' for name, value in record.items())
-    with open(f"{exit_file}.tmp", "w") as file:  # noqa: PTH123
-        file.write(f"{{{fields}}}\n")
-    os.replace(f"{exit_file}.tmp", exit_file)  # noqa: PTH105
+        end = Supervisor(leader, float(grace), float(timeout)).run()
+    end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
+    end["missing"] = next((index for index, output in enumerate(outputs) if not exists(output)), None)
+    end["time"] = time.time()
+    if end["code"] or end["timed_out"] or end["missing"] is not None:
+        move_aside(outputs, folder, failed, "what the failed attempt wrote")
+    leave(exit_file, end)
+
+
+def take(claim: str, record: str) -> bool:
+    """Claim the attempt for this process; False if somebody has forbidden it. The claim is locked until the end."""
+    with open("/proc/self/stat") as file:  # noqa: PTH123
+        start = file.read().rpartition(")")[2].split()[19]
+    with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123
+        boot = file.read().strip()
+    temporary = f"{claim}.{os.getpid()}"
+    lock = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)  # left open
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    identity = (
+        f'"pid": {os.getpid()}, "start": {start}, "boot": "{boot}", "space": "{os.readlink("/proc/self/ns/pid")}"'
+    )
+    try:
+        os.write(lock, f'{{{identity}, "time": {time.time()}, "record": {record}}}\n'.encode())
+        os.link(temporary, claim)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def leave(exit_file: str, end: dict[str, object]) -> None:
+    """Write down how it ended; as long as the disk is full, keep that in mind and try again."""
+    values = {None: "null", True: "true", False: "false"}
+    fields = ", ".join(
+        f'"{name}": {values[value] if value is None or value is True or value is False else value}'
+        for name, value in end.items()
+    )
+    while True:
+        try:
+            with open(f"{exit_file}.tmp", "w") as file:  # noqa: PTH123
+                file.write(f"{{{fields}}}\n")
+            os.replace(f"{exit_file}.tmp", exit_file)
+            return
+        except OSError as error:
+            if error.errno not in (ENOSPC, EDQUOT):
+                raise
+            time.sleep(0.5)
+
+
+def move_aside(outputs: Iterable[str], folder: str, target: str, what: str) -> None:
+    """Take outputs (relative to `folder`) away from where others look for them; links and mount points stay."""
+    for output in outputs:
+        path = output if output.startswith("/") else f"{folder}/{output}"
+        try:
+            if os.lstat(path).st_mode & 0o170000 not in (0o100000, 0o040000):  # neither a file nor a folder
+                continue
+        except OSError:
+            continue
+        parent, _, name = path.rpartition("/")
+        beside = f"{parent}/.rlsched/{target.rpartition('/')[2]}/{name}"  # on the same file system, come what may
+        for place in (f"{target}/{output.lstrip('/')}", beside):
+            try:
+                make_folders(place.rpartition("/")[0])
+                os.rename(path, place)
+                say(f"{output}: {what} is now {place}")
+                break
+            except OSError as error:
+                if error.errno != EXDEV:
+                    say(f"{output}: {what} cannot be moved away: {error.strerror}")
+                    break
+
+
+def make_folders(path: str) -> None:
+    parts = path.split("/")
+    for end in range(1, len(parts) + 1):
+        try:
+            os.mkdir("/".join(parts[:end]) or "/")
+        except FileExistsError:
+            continue
+
+
+def exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def count_oom_kills() -> int:
+    """Processes of this machine that the kernel has killed for want of memory, in a control group or altogether."""
+    try:
+        with open("/proc/vmstat") as file:  # noqa: PTH123
+            return int(file.read().partition("\noom_kill ")[2].partition("\n")[0] or 0)
+    except OSError:
+        return 0
+
+
+def say(text: str) -> None:
+    """Put a remark in the task's log."""
+    try:
+        print(f"[rlsched] {text}", file=sys.stderr, flush=True)
+    except OSError:  # the disk is full
+        return
 
 
 class Supervisor:
@@ -66,7 +232,7 @@ class Supervisor:
         self.stopped = self.timed_out = self.killed = False
         self.strays = 0
 
-    def run(self) -> dict[str, int]:
+    def run(self) -> dict[str, object]:
         """Wait until no process is left, and say how the command ended."""
         while self.reap():
             now = time.monotonic()
@@ -120,7 +286,7 @@ class Supervisor:
 def descendants() -> dict[int, int]:
     """The process groups of all processes that come of this one, by process number."""
     children: dict[int, list[tuple[int, int]]] = {}
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             with open(f"/proc/{pid}/stat", errors="replace") as file:  # noqa: PTH123
                 fields = file.read().rpartition(")")[2].split()  # state, parent, group, ...
@@ -145,4 +311,7 @@ def send(number: int, pids: Iterable[int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        serve()
+    except ConnectionError:  # the driver was killed in the middle of a request
+        sys.exit()

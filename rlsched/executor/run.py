@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from rlsched.executor.adoption import Adopted, adopt, settle
+from rlsched.executor.claim import boot_id
 from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import GRACE, Executor, InterruptedRun
+from rlsched.executor.journal import JournalError
 from rlsched.executor.resume import done_units, remaining
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import RunState, RunStatus, read_status
@@ -67,7 +70,7 @@ def run_workflow(
     observe: Observer | None = None,
     grace: float = GRACE,
 ) -> RunResult:
-    """Run what is left to run of a workflow, and wait for it.
+    """Run what is left to run of a workflow, and wait for it. Tasks that a killed driver has left running are adopted.
 
     In the main thread, SIGINT, SIGTERM and SIGHUP end the session: tasks are stopped, what they have done is
     recorded, and the same call goes on from there later. A second signal kills them.
@@ -80,8 +83,9 @@ def run_workflow(
         grace: seconds that a task has between SIGTERM and SIGKILL.
 
     Raises:
-        ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use. Then
-            nothing has been started.
+        ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use or
+            damaged, a task still runs on devices that this run may not use. Then nothing has been started.
+        JournalError: the journal cannot be written, as on a full disk. Tasks run on, and the same call adopts them.
         StallError: the policy waits for something that cannot happen.
     """
     machine = local_machine(slots)
@@ -90,11 +94,14 @@ def run_workflow(
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
         work = work_of(workflow)
+        live = settle(work, directory)
         done = done_units(work, directory.history)
         left = remaining(work, done)
+        adopted = adopt(live, left, done, directory, machine)
         predicted = predict_makespan(left, machine.cluster, policy)
         directory.append(
             "begin",
+            boot=boot_id(),
             workflow=workflow.name,
             file=str(workflow.file),
             policy=policy_name,
@@ -103,7 +110,7 @@ def run_workflow(
             kept=sorted(done),
             predicted_makespan=predicted,
         )
-        schedule, number = _run(left, machine, directory, policy, observe, grace)
+        schedule, number = _run(left, machine, directory, policy, observe, grace, adopted)
         return RunResult(schedule, read_status(directory.path), number)
     finally:
         directory.close()
@@ -123,9 +130,10 @@ def _run(
     policy: Policy,
     observe: Observer | None,
     grace: float,
+    adopted: Mapping[str, Adopted],
 ) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
-    executor = Executor(machine, directory, [] if work is None else [work], grace)
+    executor = Executor(machine, directory, [] if work is None else [work], grace, adopted)
     scheduler = Scheduler(executor, observe)
     try:
         with _signals_to(executor), executor:
@@ -134,11 +142,12 @@ def _run(
         state = RunState.FAILED if failed else RunState.COMPLETED
     except InterruptedRun as request:
         number, reason = request.signal, str(request)
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+    except JournalError:
         raise
-    finally:
-        directory.append("close", state=state, reason=reason, makespan=executor.now)
+    except BaseException as error:
+        directory.append("close", state=state, reason=f"{type(error).__name__}: {error}", makespan=executor.now)
+        raise
+    directory.append("close", state=state, reason=reason, makespan=executor.now)
     return scheduler.schedule, number
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rlsched import progress
 from rlsched.executor.history import Attempt, Ending, History
-from rlsched.executor.journal import read_journal
-from rlsched.executor.rundir import JOURNAL, is_locked, log_file, progress_file
+from rlsched.executor.journal import fold
+from rlsched.executor.paths import attempt_paths
+from rlsched.executor.process import runs
+from rlsched.executor.rundir import JOURNAL, is_locked
 
 
 class RunState(StrEnum):
-    """Where a run stands. ABANDONED: its driver has died, and may be started again."""
+    """Where a run stands. ABANDONED: its driver has died, and may be started again; tasks may run on."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -92,7 +94,8 @@ def read_status(run_dir: Path) -> RunStatus:
     running = False
     try:
         running = is_locked(run_dir)  # before the journal is read: a run that ends meanwhile is not an abandoned one
-        history = History(read_journal(run_dir / JOURNAL))
+        history = History()
+        fold(run_dir / JOURNAL, history.enter)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is not a run directory, it has no {JOURNAL}") from None
     begin, close = history.begin, history.close
@@ -126,12 +129,15 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
     attempt = history.attempts.get(name)
     if name in history.begin["kept"]:
         state = UnitState.KEPT
-    elif attempt is None or attempt.began < history.began:
+    elif attempt is None or attempt.session < history.session:
         state = UnitState.SKIPPED if run is RunState.FAILED else UnitState.WAITING
     else:
         state = _state_of(attempt, run)
+        if attempt.ending is None and run is RunState.ABANDONED and runs(attempt_paths(run_dir, name, attempt.number)):
+            state = UnitState.RUNNING
     if attempt is None:
         return UnitStatus(name, state)
+    paths = attempt_paths(run_dir, name, attempt.number)
     return UnitStatus(
         name,
         state,
@@ -140,8 +146,8 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
         end=attempt.end,
         devices=attempt.devices,
         reason=attempt.reason,
-        log=log_file(run_dir, name, attempt.number),
-        progress=progress.read(progress_file(run_dir, name, attempt.number)),
+        log=paths.log,
+        progress=progress.read(paths.progress),
     )
 
 

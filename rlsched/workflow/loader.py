@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from rlsched.document import Document, Location, did_you_mean
-from rlsched.model import Job, Mode, Task
+from rlsched.model import Cause, Job, Mode, Task
 from rlsched.workflow.expansion import Expansion
 from rlsched.workflow.files import Writers
-from rlsched.workflow.schema import TaskSpec, WorkflowFile
+from rlsched.workflow.schema import RetryBudgets, TaskSpec, WorkflowFile
 from rlsched.workflow.workflow import ARRAY_INDEX, Command, Workflow, WorkflowError
 
 
@@ -139,7 +139,7 @@ class _Loader:
             array=spec.array,
             preemptible=spec.preemptible,
             priority=spec.priority,
-            retries=spec.retries,
+            retries=spec.retries if isinstance(spec.retries, int) else _by_cause(spec.retries),
             setup_time=self._spec.setup_time,
         )
 
@@ -194,6 +194,10 @@ class _Loader:
 
     def _path(self, text: str) -> Path:
         return Path(os.path.normpath(self._folder / text))
+
+
+def _by_cause(budgets: RetryBudgets) -> dict[Cause, int]:
+    return {cause: getattr(budgets, cause) for cause in Cause}
 
 
 def _texts(field: str, value: str | list[str]) -> list[tuple[Location, str]]:

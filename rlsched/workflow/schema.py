@@ -92,6 +92,19 @@ class ModeHint(Strict):
     duration: _Duration
 
 
+class RetryBudgets(Strict):
+    """Attempts beyond the first for each cause of failure."""
+
+    exit: _Count = 0
+    """After a non-zero exit code, or a missing output."""
+    signal: _Count = 0
+    """After it was killed by a signal."""
+    oom: _Count = 0
+    """After it ran out of memory, the host's or a GPU's."""
+    timeout: _Count = 0
+    """After it exceeded its timeout."""
+
+
 class Defaults(Strict):
     """Fields that the top-level `defaults` may set for every task; a task's own value comes first."""
 
@@ -114,8 +127,10 @@ class Defaults(Strict):
         ),
     ] = 60.0
     """Estimate for the scheduler: of the smallest GPU count, per count, or a list of modes."""
-    retries: Annotated[_Count, expected("a count")] = 0
-    """Attempts beyond the first after a failure."""
+    retries: Annotated[
+        _Count | RetryBudgets, expected("a count, or counts by cause such as {exit: 1, signal: 2, oom: 0, timeout: 1}")
+    ] = 0
+    """Attempts beyond the first after a failure: whatever its cause, or for each cause."""
     timeout: _Seconds | None = None
     """Time after which an attempt is stopped and counts as failed."""
     preemptible: Annotated[_Flag, expected("true or false")] = False

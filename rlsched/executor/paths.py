@@ -1,0 +1,54 @@
+"""Where a run directory keeps what belongs to one attempt; docs/executor.md has the layout."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+_LONGEST_NAME = 200  # file systems allow 255 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPaths:
+    """The files and folders of a unit's attempt.
+
+    Attributes:
+        claim: says which process is its launcher; comes into being once, before the command does.
+        exit: how the command ended, as its launcher saw it.
+        progress: where it may report its progress.
+        log: its output.
+        replaced: its declared outputs as they were before it.
+        failed: its declared outputs as it left them, if it did not succeed.
+    """
+
+    claim: Path
+    exit: Path
+    progress: Path
+    log: Path
+    replaced: Path
+    failed: Path
+
+
+def attempt_paths(run_dir: Path, unit: str, number: int) -> AttemptPaths:
+    """The paths of attempt `number` of a unit."""
+    name = f"{file_name(unit)}.{number}"
+    return AttemptPaths(
+        claim=run_dir / "attempts" / f"{name}.claim.json",
+        exit=run_dir / "attempts" / f"{name}.exit.json",
+        progress=run_dir / "attempts" / f"{name}.progress.json",
+        log=run_dir / "logs" / f"{name}.log",
+        replaced=run_dir / "replaced" / name,
+        failed=run_dir / "failed" / name,
+    )
+
+
+def file_name(unit: str) -> str:
+    """The unit's name as part of a file name: the same for the usual names, different for different names."""
+    name = quote(unit, safe="[]=,+@ ")
+    return (
+        name
+        if len(name) <= _LONGEST_NAME
+        else f"{name[:_LONGEST_NAME]}~{hashlib.sha256(unit.encode()).hexdigest()[:8]}"
+    )

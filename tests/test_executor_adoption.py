@@ -1,0 +1,317 @@
+"""A driver that is killed loses nothing and duplicates nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Drive, Execute, appears, is_gone, until
+
+from rlsched.executor import adoption, claim
+from rlsched.executor.claim import boot_id
+from rlsched.executor.process import Starter
+from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.status import RunState, UnitState, read_status
+from rlsched.scheduler import Arrived, Decision, Event
+from rlsched.workflow import Workflow
+
+Write = Callable[[str], Workflow]
+
+PATIENT = """
+t:
+  run: |
+    echo begin >> effects
+    echo $PPID > launcher; echo $$ > pid
+    until test -e permission; do sleep 0.02; done
+    echo end >> effects
+"""
+ONCE, TWICE = "begin\nend\n", "begin\nbegin\nend\n"
+
+
+@pytest.fixture
+def orphan(workflow: Write, drive: Drive, tmp_path: Path) -> Iterator[Workflow]:
+    """A workflow whose only task waits for the file `permission`; its driver has been killed meanwhile."""
+    flow = workflow(PATIENT)
+    driver = drive(flow)
+    appears(tmp_path / "pid")
+    driver.kill()
+    driver.wait()
+    yield flow
+    permit(tmp_path)  # a test that has failed must not leave it waiting
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "flow"
+
+
+def permit(folder: Path) -> None:
+    (folder / "permission").touch()
+
+
+def effects(folder: Path) -> str:
+    return (folder / "effects").read_text()
+
+
+def kill(folder: Path, *who: str) -> None:
+    """SIGKILL for the task (`pid`) or its launcher, which have written down their numbers."""
+    for name in who:
+        os.kill(int((folder / name).read_text()), signal.SIGKILL)
+    until(lambda: all(is_gone(folder / name) for name in {*who, "launcher"}))
+
+
+def edit_claim(run_dir: Path, **changes: Any) -> None:
+    """Change what the launcher has written about itself."""
+    path = run_dir / "attempts" / "t.1.claim.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_task_that_outlives_its_driver_is_adopted(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """It holds its device from the first moment, and is never started again."""
+    status = read_status(run_dir)
+    assert (status.state, status.units[0].state) == (RunState.ABANDONED, UnitState.RUNNING)
+    seen: list[Event | Decision] = []
+
+    def observe(now: float, what: Event | Decision) -> None:
+        seen.append(what)
+        permit(tmp_path)
+
+    result = execute(PATIENT, observe=observe)
+    assert isinstance(seen[0], Arrived)
+    assert len(seen[0].running) == 1
+    assert (result.exit_code, result.status.units[0].state) == (0, UnitState.FINISHED)
+    assert (result.status.units[0].attempts, effects(tmp_path)) == (1, ONCE)
+    result.schedule.check()
+
+
+def test_nobody_gets_the_device_of_an_adopted_task(
+    workflow: Write, drive: Drive, execute: Execute, tmp_path: Path
+) -> None:
+    """What waits for it waits on."""
+    tasks = PATIENT + "\n  gpus: 2\nheir: {run: echo heir >> effects}"
+    driver = drive(workflow(tasks))
+    appears(tmp_path / "pid")
+    driver.kill()
+    driver.wait()
+    threading.Timer(0.5, permit, [tmp_path]).start()
+    assert execute(tasks).exit_code == 0
+    assert effects(tmp_path) == ONCE + "heir\n"
+
+
+def test_a_task_that_ended_while_its_driver_was_dead_is_not_run_again(
+    orphan: Workflow, execute: Execute, tmp_path: Path
+) -> None:
+    """Its launcher has left the result."""
+    permit(tmp_path)
+    until(lambda: is_gone(tmp_path / "launcher"))
+    result = execute(PATIENT)
+    assert (result.nothing_to_do, result.exit_code) == (True, 0)
+    assert (result.status.units[0].state, effects(tmp_path)) == (UnitState.KEPT, ONCE)
+
+
+@pytest.mark.parametrize("killed", [("pid",), ("launcher",), ("launcher", "pid")], ids="+".join)
+def test_what_was_killed_while_its_driver_was_dead_runs_again(
+    killed: tuple[str, ...], orphan: Workflow, execute: Execute, tmp_path: Path
+) -> None:
+    """The task, its launcher or both; and not before what is left of it is gone."""
+    first = int((tmp_path / "pid").read_text())
+    kill(tmp_path, *killed)
+    seen: list[bool] = []
+
+    def observe(now: float, what: Event | Decision) -> None:
+        seen.append(is_gone(tmp_path / "first"))
+        permit(tmp_path)
+
+    (tmp_path / "first").write_text(str(first))
+    result = execute(PATIENT, observe=observe)
+    assert (result.status.units[0].state, result.status.units[0].attempts) == (UnitState.FINISHED, 2)
+    assert seen[0]
+    assert effects(tmp_path) == TWICE
+
+
+@pytest.mark.parametrize("killed", [("pid",), ("launcher",), ("launcher", "pid")], ids="+".join)
+def test_what_was_killed_under_its_driver_has_failed(killed: tuple[str, ...], execute: Execute, tmp_path: Path) -> None:
+    """Nothing of it is left."""
+
+    def assassinate() -> None:
+        appears(tmp_path / "pid")
+        permit(tmp_path)
+        kill(tmp_path, *killed)
+
+    thread = threading.Thread(target=assassinate)
+    thread.start()
+    result = execute(PATIENT.replace("permission;", "never;").replace("echo begin", "test -e pid ||\n    echo begin"))
+    thread.join()
+    assert result.status.units[0].state is UnitState.FAILED
+    assert result.status.units[0].reason in ("killed by SIGKILL", "its launcher was killed")
+    assert is_gone(tmp_path / "pid")
+
+
+def test_a_number_that_another_process_has_now_is_not_the_task(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """The start times differ. The task runs again, and the other process is left alone."""
+    kill(tmp_path, "launcher", "pid")
+    other = subprocess.Popen(["sleep", "60"])
+    edit_claim(run_dir, pid=other.pid)
+    permit(tmp_path)
+    assert execute(PATIENT).exit_code == 0
+    assert effects(tmp_path) == TWICE
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_after_a_restart_of_the_machine_nothing_is_believed_to_run(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor to have ended, unless the journal says so: files may have been lost."""
+    permit(tmp_path)
+    until(lambda: is_gone(tmp_path / "launcher"))
+    monkeypatch.setattr(adoption, "boot_id", lambda: "another")
+    monkeypatch.setattr(claim, "boot_id", lambda: "another")
+    result = execute(PATIENT)
+    assert (result.status.units[0].state, result.status.units[0].attempts) == (UnitState.FINISHED, 2)
+    assert effects(tmp_path) == ONCE + ONCE
+
+
+def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path: Path, run_dir: Path) -> None:
+    """Its driver was killed after it had recorded the start; the next one has forbidden the attempt."""
+    tasks = "t: {run: echo t >> effects}"
+    execute(tasks)
+    directory = RunDirectory(run_dir)
+    attempt = directory.history.attempts["t"]
+    directory.append("begin", boot=boot_id(), **{key: [] for key in ("units", "kept", "nodes")})
+    known = {"digest": attempt.digest, "checkpoint": 2, "mode": 0, "devices": ["cpu:0"]}
+    directory.append("start", unit="t", attempt=2, **known)
+    directory.close()
+    result = execute(tasks)
+    assert (result.status.units[0].attempts, effects(tmp_path)) == (3, "t\nt\n")
+    starter = Starter()
+    late = starter.start(
+        ["bash", "-c", "echo late >> effects"],
+        paths=directory.attempt("t", 2),
+        record={},
+        env={**os.environ, "RLSCHED_PROGRESS_FILE": "nowhere"},
+        folder=tmp_path,
+        outputs=[],
+        grace=1,
+        timeout=None,
+    )
+    until(lambda: select.select([late], [], [], 0)[0] != [])
+    assert late.wait() is None
+    starter.close()
+    assert effects(tmp_path) == "t\nt\n"
+
+
+def test_a_start_that_was_lost_with_the_journals_end_is_known_to_the_launcher(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """A bit has flipped in the record; the task is adopted nevertheless."""
+    journal = run_dir / "journal.jsonl"
+    content = bytearray(journal.read_bytes())
+    content[-40] ^= 1
+    journal.write_bytes(content)
+    threading.Timer(0.5, permit, [tmp_path]).start()
+    result = execute(PATIENT)
+    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+
+
+def test_a_task_that_has_changed_is_stopped_before_the_new_one_starts(
+    orphan: Workflow, execute: Execute, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of them must not meet; that it is stopped is said."""
+    (tmp_path / "first").write_text((tmp_path / "pid").read_text())
+    seen: list[bool] = []
+    changed = "t: {run: echo changed >> effects}"
+    result = execute(changed, observe=lambda now, what: seen.append(is_gone(tmp_path / "first")))
+    assert (result.exit_code, effects(tmp_path)) == (0, "begin\nchanged\n")
+    assert seen[0]
+    assert "t still runs from before, but its task has changed: it is stopped" in caplog.text
+
+
+def test_a_task_on_a_device_that_is_not_ours_any_more_is_not_touched(
+    workflow: Write, drive: Drive, execute: Execute, tmp_path: Path
+) -> None:
+    """The run is refused; with the devices it had, it goes on."""
+    tasks = PATIENT + "\n  gpus: 2"
+    driver = drive(workflow(tasks))
+    appears(tmp_path / "pid")
+    driver.kill()
+    driver.wait()
+    with pytest.raises(ValueError, match="task 't' still runs on cpu:0, cpu:1, and this run has no such place for it"):
+        execute(tasks.replace("gpus: 2", "gpus: [1, 2]"), slots=1)
+    assert not is_gone(tmp_path / "pid")
+    permit(tmp_path)
+    assert execute(tasks).exit_code == 0
+    assert effects(tmp_path) == ONCE
+
+
+def test_what_cannot_be_seen_is_not_believed_dead(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """A launcher in another container holds a lock on its claim; once that is free, the task runs again."""
+    path = run_dir / "attempts" / "t.1.claim.json"
+    with path.open("r+") as file:  # in place, since the launcher's lock is on this very file
+        content = json.loads(file.read()) | {"space": "pid:[1]"}
+        file.seek(0)
+        file.write(json.dumps(content))
+        file.truncate()
+    with pytest.raises(ValueError, match=r"of another container holds .*t.1.claim.json"):
+        execute(PATIENT)
+    kill(tmp_path, "launcher")
+    permit(tmp_path)
+    assert execute(PATIENT).exit_code == 0
+
+
+def test_a_stopped_driver_keeps_its_run_and_goes_on(
+    workflow: Write, drive: Drive, execute: Execute, tmp_path: Path
+) -> None:
+    """Nobody else may drive meanwhile, however long it takes; what ended meanwhile is noticed."""
+    tasks = PATIENT + "\nafter: {run: echo after >> effects, needs: t}"
+    driver = drive(workflow(tasks))
+    appears(tmp_path / "pid")
+    driver.send_signal(signal.SIGSTOP)
+    permit(tmp_path)
+    until(lambda: is_gone(tmp_path / "launcher"))
+    with pytest.raises(ValueError, match=r"runs/flow is in use by another run"):
+        execute(tasks)
+    assert effects(tmp_path) == ONCE
+    driver.send_signal(signal.SIGCONT)
+    assert driver.wait() == 0
+    assert effects(tmp_path) == ONCE + "after\n"
+
+
+def test_ctrl_c_stops_an_adopted_task_too(
+    orphan: Workflow, drive: Drive, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """It is one like the others."""
+    driver = drive(orphan)
+    until(lambda: b'"adopt"' in (run_dir / "journal.jsonl").read_bytes())
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait() == 143
+    assert is_gone(tmp_path / "pid")
+    assert read_status(run_dir).units[0].state is UnitState.INTERRUPTED
+
+
+def test_the_process_that_starts_tasks_is_replaced_when_it_was_killed(execute: Execute, tmp_path: Path) -> None:
+    """A start that it had not got to is a failure, to be tried again; those that it has started are not concerned."""
+    result = execute(
+        """
+        a: {run: "until test -e b; do sleep 0.02; done; echo a >> effects", gpus: 1}
+        k: {run: "kill -9 $(ps -o ppid= -p $PPID)", gpus: 1}
+        b: {run: "touch b; echo b >> effects", gpus: 1, needs: k, retries: 1}
+        """
+    )
+    assert result.exit_code == 0
+    assert effects(tmp_path) == "b\na\n"

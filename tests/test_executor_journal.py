@@ -1,0 +1,112 @@
+"""The journal: what has been appended stays, whatever a crash does to its end; other damage is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from conftest import Execute
+
+from rlsched.executor.journal import Journal, Record, fold, seal
+
+
+def read(path: Path) -> list[Record]:
+    """All records."""
+    records: list[Record] = []
+    fold(path, records.append)
+    return records
+
+
+def numbers(path: Path) -> list[int]:
+    return [record["number"] for record in read(path)]
+
+
+def whole(count: int) -> bytes:
+    """A journal of so many records."""
+    return b"".join(seal({"number": number, "text": "ünïcode, \n and all"}) for number in range(count))
+
+
+def test_it_keeps_what_was_appended(tmp_path: Path) -> None:
+    """Over any number of openings."""
+    path = tmp_path / "journal.jsonl"
+    for number in range(3):
+        found: list[Record] = []
+        journal = Journal(path, found.append)
+        assert [record["number"] for record in found] == list(range(number))
+        journal.append({"number": number})
+        journal.close()
+    assert numbers(path) == [0, 1, 2]
+
+
+def test_wherever_a_crash_cuts_it_all_complete_records_remain(tmp_path: Path) -> None:
+    """And the next record follows them in a line of its own."""
+    path = tmp_path / "journal.jsonl"
+    for length in range(len(whole(2)) + 1):
+        path.write_bytes(whole(2)[:length])
+        complete = whole(2)[:length].count(b"\n")
+        assert numbers(path) == list(range(complete))
+        journal = Journal(path, lambda record: None)
+        assert journal.repaired == (length not in (0, len(whole(1)), len(whole(2))))
+        journal.append({"number": complete})
+        journal.close()
+        assert numbers(path) == list(range(complete + 1))
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_any_flipped_bit_in_the_last_record_drops_it(
+    bit: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing but it; somebody is told."""
+    path = tmp_path / "journal.jsonl"
+    for position in range(len(whole(1)), len(whole(2))):
+        damaged = bytearray(whole(2))
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        Journal(path, lambda record: None).close()
+        assert path.read_bytes() == whole(1)
+    assert f"{path}: its end was damaged by a crash, {len(whole(2)) - len(whole(1))} bytes are dropped" in caplog.text
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_any_flipped_bit_before_it_is_refused(bit: int, tmp_path: Path) -> None:
+    """With file, line and place, and without touching the file."""
+    path = tmp_path / "journal.jsonl"
+    for position in range(len(whole(1)), len(whole(2))):
+        damaged = bytearray(whole(3))
+        damaged[position] ^= 1 << bit
+        path.write_bytes(damaged)
+        expected = rf"journal.jsonl:2: the journal is damaged here, {len(whole(1))} bytes from its start"
+        with pytest.raises(ValueError, match=expected):
+            Journal(path, lambda record: None)
+        assert path.read_bytes() == damaged
+
+
+def test_a_run_whose_last_record_was_torn_reads_the_result_again(
+    execute: Execute, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task had ended, and its launcher has left the result: it is not run again."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    journal = tmp_path / "runs" / "flow" / "journal.jsonl"
+    begin, start, end, _ = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(begin + start + end[:20])
+    with caplog.at_level(logging.WARNING):
+        result = execute(tasks)
+    assert result.nothing_to_do
+    assert "its end was damaged by a crash, 20 bytes are dropped" in caplog.text
+    assert (tmp_path / "ran").read_text() == "t\n"
+    assert [record["record"] for record in read(journal)] == ["begin", "start", "end", "begin", "close"]
+
+
+def test_a_damaged_run_is_refused(execute: Execute, tmp_path: Path) -> None:
+    """Nothing is run and nothing is changed."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    journal = tmp_path / "runs" / "flow" / "journal.jsonl"
+    damaged = journal.read_bytes().replace(b'"attempt":1', b'"attempt":7', 1)
+    journal.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"journal.jsonl:2: the journal is damaged here"):
+        execute(tasks)
+    assert journal.read_bytes() == damaged
+    assert (tmp_path / "ran").read_text() == "t\n"
