@@ -159,4 +159,7 @@ def appears(path: Path) -> None:
 def is_gone(pid_file: Path) -> bool:
     """The process whose number is in the file has ended."""
     pid = int(pid_file.read_text())
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
