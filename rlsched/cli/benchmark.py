@@ -13,7 +13,7 @@ from rlsched.experiments.benchmark import benchmark as run_benchmark
 from rlsched.report.units import label, show
 from rlsched.scenario import Scenario, load_scenario
 
-_SHOWN = ("p99_jct", "utilisation")  # beside the objective; everything is in the files
+_SHOWN = ("p99_jct",)  # beside the objective; everything is in the files
 
 
 def benchmark(scenario: str, policies: str, seeds: int, out: Path | None, processes: int, json: bool) -> None:

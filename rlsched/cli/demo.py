@@ -62,10 +62,11 @@ def _say(number: str, text: str) -> None:
 
 def _print_curve(scenario: Scenario, curve: list[Evaluation]) -> None:
     first, last = curve[0], curve[-1]
+    best = min(curve, key=lambda evaluation: evaluation.objective)
     console.print(
         f"{label(scenario.objective)} on validation workloads: {duration(first.objective)} before training "
         f"({first.ratio:.2f} of the best heuristic's), {duration(last.objective)} after {last.decisions:,} decisions "
-        f"({last.ratio:.2f}), in {duration(last.seconds)}"
+        f"({last.ratio:.2f}), in {duration(last.seconds)}; kept: {duration(best.objective)} ({best.ratio:.2f})"
     )
 
 
