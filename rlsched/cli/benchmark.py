@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rlsched.cli.output import console, messages, print_json, progress_bar
@@ -47,9 +48,9 @@ def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -
     """The table of policies, best first. `names`: what to call a policy instead of its file."""
     rows = result.table()
     title = f"{result.scenario}: {label(result.objective)} over {len(result.seeds)} workloads, the same for all"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)  # without lines it fits 80 columns
     table.add_column("policy", overflow="fold", min_width=13)
-    for column in (label(result.objective), "ratio", "95 % interval", "wins", *map(label, _SHOWN), "unfinished"):
+    for column in (label(result.objective), "ratio", "95 % interval", "wins", *map(label, _SHOWN), "undone"):
         table.add_column(column, justify="right", no_wrap=column == "95 % interval")
     for row in rows:
         name = (names or {}).get(row.policy, row.policy)
@@ -66,7 +67,10 @@ def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -
             style="bold" if row.learned else "",
         )
     console.print(table)
-    console.print("* the best baseline on these workloads; ratios are to it, below 1 is better", style="dim")
+    console.print(
+        "* the best baseline on these workloads; ratios are to it, below 1 is better; undone: jobs that did not end",
+        style="dim",
+    )
     if not any(row.learned for row in rows):
         messages.print("compare a trained policy too: add its file or folder to --policies")
 
