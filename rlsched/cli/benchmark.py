@@ -67,10 +67,8 @@ def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -
             style="bold" if row.learned else "",
         )
     console.print(table)
-    console.print(
-        "* the best baseline on these workloads; ratios are to it, below 1 is better; undone: jobs that did not end",
-        style="dim",
-    )
+    console.print("* the best baseline on these workloads; ratios are to it, below 1 is better", style="dim")
+    console.print("undone: jobs that did not end", style="dim")
     if not any(row.learned for row in rows):
         messages.print("compare a trained policy too: add its file or folder to --policies")
 
