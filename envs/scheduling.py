@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from rlsched.envs.encoding import (
     action_mask,
 )
 from rlsched.envs.reward import Reward, make_reward
-from rlsched.model import Job
 from rlsched.scenario import Scenario, load_scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator
@@ -51,12 +49,6 @@ def observation_space(graph: bool) -> spaces.Space[Any]:
         parts["edges"] = spaces.Box(-1, MAX_TASKS, (MAX_EDGES, 2), dtype=np.int32)
         parts["candidate_task"] = spaces.Box(-1, MAX_TASKS, (MAX_CANDIDATES,), dtype=np.int32)
     return spaces.Dict(parts)
-
-
-@lru_cache(maxsize=64)
-def _jobs(scenario: Scenario, seed: int) -> list[Job]:
-    """A workload's jobs; environments in one process play the same ones at the same time."""
-    return scenario.jobs(seed)
 
 
 class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
@@ -107,7 +99,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         super().reset(seed=seed)
         workload = self._next_seed if seed is None else seed
         self._next_seed = workload + 1
-        scenario, jobs = self.scenario, _jobs(self.scenario, workload)
+        scenario, jobs = self.scenario, self.scenario.jobs(workload)
         self._scheduler = Scheduler(Simulator(scenario.cluster, jobs, workload, scenario.uncertainty))
         self._reward = make_reward(scenario.objective, jobs, scenario.cluster)
         self._owed = self._to_next_decision()

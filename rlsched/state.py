@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
-from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Share, Task
+from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Task
 from rlsched.pool import Pool
 
 
@@ -145,12 +145,6 @@ class State:
         Features divided by it look the same for jobs of hours and of seconds.
         """
         return self._critical_paths / self._arrived if self._arrived else 1.0
-
-    def expected_time(self, task: TaskState, mode: Mode, shares: tuple[Share, ...]) -> float:
-        """Seconds the task's next member would hold these devices, by the estimates: set-up, restore and run."""
-        left = task.left(task.waiting[-1])
-        cold = bool(task.task.setup_time) and self.pool.is_cold(shares, task.job.id)
-        return run_time(task.task, mode, self.cluster, len(shares), left, cold)
 
     def allocate(self, task: TaskState, mode: int) -> Allocation | None:
         """The best-fit allocation for the task's next member in a mode; None if it does not fit now."""
