@@ -15,13 +15,11 @@ from rlsched.envs.encoding import (
     CRITIC_FEATURES,
     GLOBAL_FEATURES,
     MAX_CANDIDATES,
-    MAX_EDGES,
-    MAX_TASKS,
-    TASK_FEATURES,
     Candidate,
     Encoder,
     action_mask,
 )
+from rlsched.envs.graph import MAX_EDGES, MAX_TASKS, TASK_FEATURES
 from rlsched.envs.reward import Reward, make_reward
 from rlsched.scenario import Scenario, load_scenario
 from rlsched.scheduler import Scheduler

@@ -21,7 +21,7 @@ from rlsched.model import Allocation
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.state import State
 
-FORMAT = 1  # of the observation and the card; a change of either makes old files unreadable
+FORMAT = 2  # of the observation and the card; a change of either makes old files unreadable
 
 
 class PolicyFileError(ValueError):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlsched.envs.encoding import CANDIDATE_FEATURES, CRITIC_FEATURES, GLOBAL_FEATURES, TASK_FEATURES
+from rlsched.envs.encoding import CANDIDATE_FEATURES, CRITIC_FEATURES, GLOBAL_FEATURES
+from rlsched.envs.graph import TASK_FEATURES
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ class Task:
         cpu_only: every mode takes neither GPUs nor custom resources: the scheduler starts the task itself (derived).
         shortest: estimated seconds of the fastest mode (derived).
         least_work: GPU-seconds of all members in the mode that takes the fewest (derived).
+        least_gpus: size of the smallest gang (derived).
 
     Raises:
         ValueError: no mode, a name that is empty, a member count below 1, a negative time.
@@ -115,6 +116,7 @@ class Task:
     cpu_only: bool = field(init=False, repr=False, compare=False)
     shortest: float = field(init=False, repr=False, compare=False)
     least_work: float = field(init=False, repr=False, compare=False)
+    least_gpus: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "a task has an empty name")
@@ -126,6 +128,7 @@ class Task:
         _check(min(budgets, default=0) >= 0, f"task {self.name!r}: retries is below 0")
         object.__setattr__(self, "cpu_only", all(mode.cpu_only for mode in self.modes))
         object.__setattr__(self, "shortest", min(mode.duration for mode in self.modes))
+        object.__setattr__(self, "least_gpus", min(mode.gpus for mode in self.modes))
         object.__setattr__(self, "least_work", self.array * min(mode.gpu_seconds for mode in self.modes))
 
     def may_retry(self, failures: Mapping[Cause, int]) -> bool:
@@ -273,7 +276,14 @@ class Cluster:
 
     def gpu_count(self, gpu_type: str | None = None) -> int:
         """Number of GPUs of a type, or of all types."""
-        return sum(node.gpus for node in self.nodes if gpu_type in (None, node.gpu_type))
+        return self._gpu_counts.get(gpu_type, 0)
+
+    @cached_property
+    def _gpu_counts(self) -> dict[str | None, int]:
+        counts: dict[str | None, int] = {None: sum(node.gpus for node in self.nodes)}
+        for node in self.nodes:
+            counts[node.gpu_type] = counts.get(node.gpu_type, 0) + node.gpus
+        return counts
 
 
 class Member(NamedTuple):

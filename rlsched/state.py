@@ -6,7 +6,7 @@ The truth (sampled durations, failures to come) lives in the backend alone.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Task
@@ -73,6 +73,7 @@ class JobState:
         tasks: in the order of `job.tasks`.
         unsettled: tasks that are not done, failed or skipped.
         work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
+        ready: its tasks in `State.ready`, by index.
         gpus: GPUs it holds now.
         service: GPU-seconds it has attained in runs that have ended.
         first_start: when its first task started; None: not yet.
@@ -83,6 +84,7 @@ class JobState:
     tasks: list[TaskState]
     unsettled: int
     work_left: float
+    ready: dict[int, TaskState] = field(default_factory=dict)
     gpus: int = 0
     service: float = 0.0
     first_start: float | None = None
@@ -122,6 +124,7 @@ class State:
         ready: tasks with members that a policy may start, by (job, task), in the order they became ready.
         ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
         running: what runs, by member.
+        demand: GPUs that all members in `ready` would take, each in its smallest gang.
         pool: what is free.
     """
 
@@ -133,6 +136,7 @@ class State:
         self.ready: dict[tuple[int, int], TaskState] = {}
         self.ready_cpu: dict[tuple[int, int], TaskState] = {}
         self.running: dict[Member, Run] = {}
+        self.demand = 0
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
         self._arrived = 0
@@ -198,11 +202,15 @@ class State:
             cold = self.pool.take(allocation.shares, mode, job_id)
         except ValueError as error:
             raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
-        task.waiting.remove(member)
+        if task.waiting[-1] == member:  # as `next_member` says: an array may be long
+            task.waiting.pop()
+        else:
+            task.waiting.remove(member)
         task.running += 1
+        self.demand -= task.task.least_gpus
         if not task.waiting:
             task.status = Status.RUNNING
-            self._queue_of(task).pop(task.key, None)
+            self._leave_queue(task)
         job.gpus += mode.gpus
         if job.first_start is None:
             job.first_start = self.now
@@ -264,17 +272,28 @@ class State:
         task = job.tasks[member.task]
         return f"{job.name}/{task.name}" + (f"[{member.member}]" if task.array > 1 else "")
 
-    def _queue_of(self, task: TaskState) -> dict[tuple[int, int], TaskState]:
-        return self.ready_cpu if task.task.cpu_only else self.ready
-
     def _make_ready(self, task: TaskState) -> None:
         task.status = Status.READY
         task.ready_at = self.now
-        self._queue_of(task)[task.key] = task
+        if task.task.cpu_only:
+            self.ready_cpu[task.key] = task
+        else:
+            self.ready[task.key] = task
+            task.job.ready[task.index] = task
+            self.demand += task.task.least_gpus * len(task.waiting)
+
+    def _leave_queue(self, task: TaskState) -> None:
+        if task.task.cpu_only:
+            self.ready_cpu.pop(task.key, None)
+        elif self.ready.pop(task.key, None):
+            del task.job.ready[task.index]
+            self.demand -= task.task.least_gpus * len(task.waiting)
 
     def _return(self, task: TaskState, member: int) -> None:
         task.waiting.append(member)
-        if task.status is not Status.READY:
+        if task.status is Status.READY:
+            self.demand += task.task.least_gpus
+        else:
             self._make_ready(task)
 
     def _release(self, member: Member) -> Run:
@@ -289,7 +308,7 @@ class State:
         """A task is done, or has failed: then nothing that depends on it will run, and its last member ends it."""
         job = task.job
         job._critical_path = None
-        self._queue_of(task).pop(task.key, None)
+        self._leave_queue(task)
         if status is Status.FAILED and task.status is not Status.FAILED:
             self._skip_dependants(task)
         task.status = status
