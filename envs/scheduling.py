@@ -11,16 +11,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlsched.envs.encoding import (
-    CANDIDATE_FEATURES,
     CRITIC_FEATURES,
     GLOBAL_FEATURES,
     MAX_CANDIDATES,
-    Candidate,
     Encoder,
     action_mask,
 )
 from rlsched.envs.graph import MAX_EDGES, MAX_TASKS, TASK_FEATURES
 from rlsched.envs.reward import Reward, make_reward
+from rlsched.envs.rows import CANDIDATE_FEATURES, Candidate
 from rlsched.scenario import Scenario, load_scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator

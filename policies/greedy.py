@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 
 from rlsched.model import Allocation
@@ -10,6 +9,7 @@ from rlsched.policies.counts import Menu
 from rlsched.policies.options import look_up
 from rlsched.policies.orders import Order
 from rlsched.policies.placement import GPU_TYPES, PLACEMENTS
+from rlsched.policies.ranking import Ranking
 from rlsched.state import State, TaskState
 
 
@@ -66,7 +66,7 @@ class GreedyPolicy:
         gpu_type: str = "fastest",
         placement: str = "pack",
     ) -> None:
-        self._order = order
+        self._ranking = Ranking(order)
         self._menu = Menu(count, threshold, stretch)
         self._blocking = blocking
         self._all_need_gpus = _AllNeedGpus()
@@ -84,11 +84,10 @@ class GreedyPolicy:
 
     def _queue(self, state: State) -> Iterable[TaskState]:
         """The ready tasks in order; with blocking, the first alone."""
-        tasks = state.ready.values()
-        keyed = zip(map(self._order, tasks, itertools.repeat(state)), itertools.count(), tasks, strict=False)
-        # The counter keeps equals as they became ready, and tasks from being compared.
-        first_come = sorted(keyed) if not self._blocking else [min(keyed)] if tasks else []
-        return (task for _, _, task in first_come)
+        if not self._blocking:
+            return self._ranking(state)
+        first = self._ranking.first(state)
+        return () if first is None else (first,)
 
     def _start(self, task: TaskState, state: State) -> Allocation | None:
         candidates = []

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlsched.envs.encoding import CANDIDATE_FEATURES, CRITIC_FEATURES, GLOBAL_FEATURES
+from rlsched.envs.encoding import CRITIC_FEATURES, GLOBAL_FEATURES
 from rlsched.envs.graph import TASK_FEATURES
+from rlsched.envs.rows import CANDIDATE_FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class NetworkConfig:
 
     Attributes:
         hidden: width of the two hidden layers of the candidate scorer.
+        pooled: between the two, show each candidate the maximum over all candidates of every hidden value.
         critic_hidden: width of the two hidden layers of the critic.
         graph_layers: rounds of message passing over the task DAG; 0: no graph network.
         graph_hidden: width of the task embeddings.
     """
 
     hidden: int = 32
+    pooled: bool = True
     critic_hidden: int = 64
     graph_layers: int = 0
     graph_hidden: int = 16
@@ -71,8 +74,9 @@ class SchedulingNetwork(nn.Module):
     """Scores candidates and values states.
 
     The actor is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
-    embedding, with a graph network), plus a linear skip. The critic is separate: it sees what is to come
-    (`critic` of the observation), not the candidates.
+    embedding, with a graph network), plus a linear skip. Pooling between its layers lets a candidate's score, that of
+    waiting above all, depend on what else there is (Zaheer et al., Deep Sets, NeurIPS 2017, sec. 3.1). The critic is
+    separate: it sees what is to come (`critic` of the observation), not the candidates.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -80,12 +84,14 @@ class SchedulingNetwork(nn.Module):
         self.config = config
         inputs = CANDIDATE_FEATURES + GLOBAL_FEATURES + (config.graph_hidden if config.graph_layers else 0)
         self.graph = GraphEncoder(config.graph_hidden, config.graph_layers) if config.graph_layers else None
-        self.scorer = _perceptron(inputs, config.hidden, nn.ReLU)
+        self.read = nn.Linear(inputs, config.hidden)
+        self.compare = nn.Linear(config.hidden * (2 if config.pooled else 1), config.hidden)
+        self.score = nn.Linear(config.hidden, 1)
         self.skip = nn.Linear(inputs, 1, bias=False)
         self.wait_bias = nn.Parameter(torch.zeros(1))
         self.critic = _perceptron(CRITIC_FEATURES, config.critic_hidden, nn.Tanh)
         self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
-        nn.init.normal_(_last(self.scorer).weight, std=0.01)
+        nn.init.normal_(self.score.weight, std=0.01)
         nn.init.zeros_(self.skip.weight)
         nn.init.normal_(_last(self.critic).weight, std=0.01)
         nn.init.zeros_(self.critic_skip.weight)
@@ -102,7 +108,12 @@ class SchedulingNetwork(nn.Module):
             embedded = nodes.gather(1, row.clamp(min=0)[..., None].expand(-1, -1, nodes.shape[-1]))
             parts.append((embedded * (row >= 0)[..., None])[used])
         rows = torch.cat(parts, dim=-1)
-        scores = (self.scorer(rows) + self.skip(rows)).squeeze(-1)
+        hidden = self.read(rows).relu()
+        if self.config.pooled:
+            of = used.nonzero()[:, :1].expand_as(hidden)  # the observation of each row
+            most = torch.zeros(len(used), hidden.shape[1], device=rows.device).scatter_reduce(0, of, hidden, "amax")
+            hidden = torch.cat([hidden, most.gather(0, of)], dim=-1)
+        scores = (self.score(self.compare(hidden).relu()) + self.skip(rows)).squeeze(-1)
         logits = torch.zeros(candidates.shape[:2], device=candidates.device).masked_scatter(used, scores)
         return torch.cat([logits[:, :1] + self.wait_bias, logits[:, 1:]], dim=1)
 

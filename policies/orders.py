@@ -24,8 +24,12 @@ AnyOrder = TypeVar("AnyOrder", bound=Callable[..., object])
 Value = TypeVar("Value")
 
 
-def order(name: str) -> Callable[[AnyOrder], AnyOrder]:
+def order(name: str, *, local: bool = False) -> Callable[[AnyOrder], AnyOrder]:
     """Register an order, and with it a greedy policy, under a name.
+
+    Args:
+        local: its answer depends on the task and its job alone, so it stands until something happens to that job.
+            Such orders are fast however many tasks wait (see `rlsched.policies.ranking`).
 
     Raises:
         ValueError: the name is taken.
@@ -34,38 +38,39 @@ def order(name: str) -> Callable[[AnyOrder], AnyOrder]:
     def register(function: AnyOrder) -> AnyOrder:
         if name in ORDERS:
             raise ValueError(f"there is an order {name!r} already")
+        function.local = local  # type: ignore[attr-defined]
         ORDERS[name] = function
         return function
 
     return register
 
 
-@order("fifo")
+@order("fifo", local=True)
 def fifo(task: TaskState, state: State) -> Key:
     """First in, first out: jobs in order of release, a job's tasks in the order they became ready."""
     return task.job.id
 
 
-@order("priority")
+@order("priority", local=True)
 def priority(task: TaskState, state: State) -> Key:
     """Most urgent task first (the task's own priority), then first in, first out."""
     return (-task.task.priority, task.job.id)
 
 
-@order("edf")
+@order("edf", local=True)
 def earliest_deadline(task: TaskState, state: State) -> Key:
     """Earliest deadline first, jobs without one last (Jackson 1955), then first in, first out."""
     deadline = task.job.job.deadline
     return (math.inf if deadline is None else deadline, task.job.id)
 
 
-@order("sjf")
+@order("sjf", local=True)
 def shortest_task(task: TaskState, state: State) -> Key:
     """Shortest task first, each in its fastest mode."""
     return task.task.shortest
 
 
-@order("srpt")
+@order("srpt", local=True)
 def shortest_remaining_work(task: TaskState, state: State) -> Key:
     """Tasks of the job with the least GPU time left (Schrage 1968); within a job, longest path to its end first.
 
@@ -76,19 +81,19 @@ def shortest_remaining_work(task: TaskState, state: State) -> Key:
     return (work, 0.0 if work else job.critical_path_left, job.id, -task.rank)
 
 
-@order("shortest-path")
+@order("shortest-path", local=True)
 def shortest_remaining_path(task: TaskState, state: State) -> Key:
     """Tasks of the job with the shortest critical path left; within a job, longest path to its end first."""
     return (task.job.critical_path_left, task.job.id, -task.rank)
 
 
-@order("critical-path")
+@order("critical-path", local=True)
 def longest_path(task: TaskState, state: State) -> Key:
     """Longest path to the end of its job first: HEFT's upward rank (Topcuoglu et al., IEEE TPDS 2002, sec. 4)."""
     return -task.rank
 
 
-@order("fair")
+@order("fair", local=True)
 def weighted_fair(task: TaskState, state: State, *, exponent: float = 0.0) -> Key:
     """Job that would hold the smallest part of its fair share; shares go by weight x (total work) ^ exponent.
 

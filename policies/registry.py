@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ def _build(name: str, text: str, seed: int) -> Policy:
     given: dict[str, Any] = parse(text, common | mine, name)
     if "seed" in mine:
         given = {"seed": seed} | given
-    build = partial(own, **{option: value for option, value in given.items() if option in mine})
+    build = update_wrapper(partial(own, **{option: value for option, value in given.items() if option in mine}), own)
     try:
         if name not in ORDERS:
             policy: Policy = build()

@@ -71,7 +71,7 @@ class Mode:
     @property
     def needs(self) -> tuple[object, ...]:
         """Everything that it takes, as a key: modes of equal needs fit the same places."""
-        resources = tuple(sorted(self.resources.items()))
+        resources = tuple(sorted(self.resources.items())) if self.resources else ()
         return (self.gpus, self.gpu_type, self.gpu_memory, self.cpus, self.memory, resources)
 
     @property

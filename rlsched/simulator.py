@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simpy
@@ -111,11 +110,8 @@ class Simulator:
             for gpu in share.gpus:
                 self._last_job[share.node, gpu] = member.job
         work_left = self._work_left.get(member, 1.0)
-        estimate = run_time(task, mode, self.cluster, len(shares), work_left, cold)
-        work = run_time(task, mode, self.cluster, len(shares), work_left, False)
-        if work_left < 1.0:
-            work -= task.checkpoint_time
-        run = _Run(allocation, self.now, estimate - work, work * self._factor(member), work_left)
+        overhead, work = run_time(task, mode, self.cluster, len(shares), work_left, cold)
+        run = _Run(allocation, self.now, overhead, work * self._factor(member), work_left)
         self._runs[member] = run
         seconds = run.overhead + run.work
         if self.uncertainty.failures_per_hour:
@@ -143,7 +139,7 @@ class Simulator:
             env.step()
         return events
 
-    def _after(self, seconds: float, action: Callable[[], Any]) -> None:
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
         callbacks = self._env.timeout(seconds).callbacks
         assert callbacks is not None
         callbacks.append(lambda _: action())

@@ -33,6 +33,7 @@ class TaskState:
         waiting: members that have not started, or have come back; the last one starts next.
         running, done: numbers of members.
         ready_at: when the last of its needs was met, seconds.
+        ready_number: tasks that become ready are numbered in that order, from 1.
         rank: upward rank, seconds (see `Job.upward_ranks`).
         work: GPU-seconds of all members in the most efficient mode.
         work_left: for members that were stopped, the part of the work they have left, in (0, 1].
@@ -48,6 +49,7 @@ class TaskState:
     running: int = 0
     done: int = 0
     ready_at: float = 0.0
+    ready_number: int = 0
     status: Status = Status.BLOCKED
     work_left: dict[int, float] | None = None
     failures: dict[int, Counter[Cause]] | None = None
@@ -74,6 +76,7 @@ class JobState:
         unsettled: tasks that are not done, failed or skipped.
         work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
         ready: its tasks in `State.ready`, by index.
+        changed: number of the last change to it or its tasks; see `State.recent`.
         gpus: GPUs it holds now.
         service: GPU-seconds it has attained in runs that have ended.
         first_start: when its first task started; None: not yet.
@@ -85,6 +88,7 @@ class JobState:
     unsettled: int
     work_left: float
     ready: dict[int, TaskState] = field(default_factory=dict)
+    changed: int = 0
     gpus: int = 0
     service: float = 0.0
     first_start: float | None = None
@@ -125,6 +129,8 @@ class State:
         ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
         running: what runs, by member.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
+        recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
+            it has seen finds what has changed since at the end, without looking at everything.
         pool: what is free.
     """
 
@@ -137,10 +143,13 @@ class State:
         self.ready_cpu: dict[tuple[int, int], TaskState] = {}
         self.running: dict[Member, Run] = {}
         self.demand = 0
+        self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
         self._arrived = 0
         self._critical_paths = 0.0
+        self._changes = 0
+        self._became_ready = 0
 
     @property
     def typical_time(self) -> float:
@@ -171,6 +180,7 @@ class State:
         self.jobs[job_id] = entry
         self._arrived += 1
         self._critical_paths += job.critical_path
+        self._touch(entry)
         for state in entry.tasks:
             if not state.needs_left:
                 self._make_ready(state)
@@ -211,10 +221,11 @@ class State:
         if not task.waiting:
             task.status = Status.RUNNING
             self._leave_queue(task)
+        self._touch(job)
         job.gpus += mode.gpus
         if job.first_start is None:
             job.first_start = self.now
-        expected = run_time(task.task, mode, self.cluster, len(allocation.shares), task.left(member), cold)
+        expected = sum(run_time(task.task, mode, self.cluster, len(allocation.shares), task.left(member), cold))
         run = Run(allocation, task, mode, task.ready_at, self.now, self.now + expected)
         self.running[allocation.member] = run
         return run
@@ -264,7 +275,10 @@ class State:
 
     def drop_if_ended(self, job_id: int) -> JobState | None:
         """Forget a job whose every task is settled, and return it; None if it still has something to do."""
-        return self.jobs.pop(job_id) if self.jobs[job_id].unsettled == 0 else None
+        if self.jobs[job_id].unsettled:
+            return None
+        del self.recent[job_id]
+        return self.jobs.pop(job_id)
 
     def describe(self, member: Member) -> str:
         """The member's name for people: job/task or job/task[3]."""
@@ -272,9 +286,17 @@ class State:
         task = job.tasks[member.task]
         return f"{job.name}/{task.name}" + (f"[{member.member}]" if task.array > 1 else "")
 
+    def _touch(self, job: JobState) -> None:
+        self._changes += 1
+        job.changed = self._changes
+        self.recent.pop(job.id, None)
+        self.recent[job.id] = job
+
     def _make_ready(self, task: TaskState) -> None:
         task.status = Status.READY
         task.ready_at = self.now
+        self._became_ready += 1
+        task.ready_number = self._became_ready
         if task.task.cpu_only:
             self.ready_cpu[task.key] = task
         else:
@@ -299,6 +321,7 @@ class State:
     def _release(self, member: Member) -> Run:
         run = self.running.pop(member)
         self.pool.give(run.allocation.shares, run.mode)
+        self._touch(run.task.job)
         run.task.running -= 1
         run.task.job.gpus -= run.mode.gpus
         run.task.job.service += run.mode.gpus * (self.now - run.start)
@@ -326,8 +349,8 @@ class State:
                 doomed += job.job.successors[dependant.index]
 
 
-def run_time(task: Task, mode: Mode, cluster: Cluster, nodes: int, work_left: float, cold: bool) -> float:
-    """Seconds a member holds its devices by the estimate of its mode: set-up, restore, and the work that is left."""
+def run_time(task: Task, mode: Mode, cluster: Cluster, nodes: int, work_left: float, cold: bool) -> tuple[float, float]:
+    """Seconds a member holds its devices by the estimate of its mode: set-up and restore, and the work that is left."""
     speed = cluster.span_speed if nodes > 1 else 1.0
     overhead = (task.setup_time if cold else 0.0) + (task.checkpoint_time if work_left < 1.0 else 0.0)
-    return overhead + work_left * mode.duration / speed
+    return overhead, work_left * mode.duration / speed

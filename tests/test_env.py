@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlsched.envs  # noqa: F401  (registers the environment)
-from rlsched.envs.encoding import CANDIDATE_FEATURES, MAX_CANDIDATES
+from rlsched.envs.encoding import MAX_CANDIDATES
+from rlsched.envs.rows import CANDIDATE_FEATURES
 from rlsched.envs.scheduling import WAIT, SchedulingEnv
 
 Trajectory = list[tuple[dict[str, Any], float, float]]

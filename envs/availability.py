@@ -1,0 +1,57 @@
+"""When gangs of each size are expected to fit, if nothing else starts."""
+
+from __future__ import annotations
+
+import math
+
+from rlsched.state import State
+
+
+class Availability:
+    """Expected times from which on a gang fits: what `wait` is worth.
+
+    Only GPUs count, not cores and memory; a running task that is overdue is expected to end at once.
+    """
+
+    def __init__(self, state: State) -> None:
+        now, nodes, pool = state.now, state.cluster.nodes, state.pool
+        ends: dict[int, list[tuple[float, int]]] = {}
+        for run in state.running.values():
+            if run.mode.gpus:
+                for share in run.allocation.shares:
+                    ends.setdefault(share.node, []).append((max(now, run.expected_end), len(share.gpus)))
+        self._now = now
+        # of a type: index k is when k GPUs of one node are free; and (time, GPUs) of when each node is all free
+        self._on_one: dict[str, list[float]] = {t: [now] for t in state.cluster.gpu_types}
+        self._whole: dict[str, list[tuple[float, int]]] = {t: [] for t in state.cluster.gpu_types}
+        for index, node in enumerate(nodes):
+            if not node.gpus or not pool.up[index]:
+                continue
+            table = self._on_one[node.gpu_type]
+            table += [math.inf] * (node.gpus + 1 - len(table))
+            free, last = pool.free_on(index), now
+            table[1 : free + 1] = [now] * free
+            for last, count in sorted(ends.get(index, ())):
+                for k in range(free + 1, free + count + 1):
+                    if last < table[k]:
+                        table[k] = last
+                free += count
+            self._whole[node.gpu_type].append((last, node.gpus))
+
+    def delay(self, gpus: int, gpu_type: str | None) -> float:
+        """Seconds until a gang fits; infinite if it never does while the nodes are as they are."""
+        if not gpus:
+            return 0.0
+        types = self._on_one if gpu_type is None else (gpu_type,)
+        return min(self._start(gpus, t) for t in types) - self._now
+
+    def _start(self, gpus: int, gpu_type: str) -> float:
+        table = self._on_one.get(gpu_type, ())
+        if gpus < len(table):
+            return table[gpus]
+        missing = gpus
+        for time, count in sorted(self._whole.get(gpu_type, ())):
+            missing -= count
+            if missing <= 0:
+                return time
+        return math.inf
