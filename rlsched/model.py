@@ -315,3 +315,10 @@ class Preemption:
     """A decision: stop a running, preemptible `member`; it comes back as ready with the work it has left."""
 
     member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """A decision: be asked again `at` that time (seconds), even if nothing happens until then; the last one counts."""
+
+    at: float

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlsched.model import Allocation, Cause, Cluster, Job, Member, Preemption
+from rlsched.model import Allocation, Cause, Cluster, Job, Member, Preemption, WakeUp
 from rlsched.schedule import JobRecord, Outcome, Schedule, TaskRun
 from rlsched.state import Run, State
 
-Decision = Allocation | Preemption
+Decision = Allocation | Preemption | WakeUp
 
 
 class Policy(Protocol):
-    """Answers a state with decisions. Empty means: wait for the next event."""
+    """Answers a state with decisions. Without an allocation or a preemption in them: wait for the next event.
+
+    It is asked while something is ready, or something that runs may be preempted.
+    """
 
     def __call__(self, state: State, /) -> Sequence[Decision]: ...
 
@@ -75,7 +79,12 @@ class NodeRestored:
     node: int
 
 
-Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored
+@dataclass(frozen=True, slots=True)
+class WokeUp:
+    """The time has come at which the policy wanted to be asked again."""
+
+
+Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored | WokeUp
 
 
 class Backend(Protocol):
@@ -97,8 +106,11 @@ class Backend(Protocol):
     def stop(self, member: Member) -> None:
         """Ask a running member to stop at a checkpoint; `Preempted` (or `Finished`) follows."""
 
-    def wait(self) -> list[Event]:
-        """Block until something happens; all events of that instant. Empty: nothing will ever happen."""
+    def wait(self, until: float = math.inf) -> list[Event]:
+        """Block until something happens; all events of that instant. Empty: nothing will ever happen.
+
+        If nothing happens until a time, seconds, that is the event (`WokeUp`).
+        """
 
 
 class StallError(RuntimeError):
@@ -124,6 +136,7 @@ class Scheduler:
         self.state = State(backend.cluster, backend.now)
         self.schedule = Schedule(backend.cluster, end=backend.now)
         self._observe = observe
+        self._wake_up = math.inf
 
     @property
     def finished(self) -> bool:
@@ -138,10 +151,9 @@ class Scheduler:
             ValueError: a decision is infeasible.
         """
         while not self.finished:
-            decisions = policy(self.state) if self.state.ready else ()
-            if decisions:
-                self.apply(decisions)
-            else:
+            decisions = policy(self.state) if self.state.ready or self.state.preemptible else ()
+            self.apply(decisions)
+            if all(isinstance(decision, WakeUp) for decision in decisions):
                 self.advance()
         return self.schedule
 
@@ -156,6 +168,9 @@ class Scheduler:
                 self.state.start(decision)
                 self._note(decision)
                 self.backend.launch(decision)
+            elif isinstance(decision, WakeUp):
+                self._wake_up = decision.at
+                self._note(decision)
             else:
                 run = self.state.running.get(decision.member)
                 if run is None:
@@ -164,6 +179,7 @@ class Scheduler:
                     raise ValueError(f"{self.state.describe(decision.member)} is not preemptible")
                 if not run.stopping:
                     run.stopping = True
+                    self.state.preemptible -= 1
                     self._note(decision)
                     self.backend.stop(decision.member)
 
@@ -178,10 +194,12 @@ class Scheduler:
             raise StallError(
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
             )
-        events = self.backend.wait()
+        events = self.backend.wait(self._wake_up)
         if not events:
             raise StallError("nothing will ever happen again, but jobs are unfinished")
         self.state.now = self.schedule.end = self.backend.now
+        if self.state.now >= self._wake_up:
+            self._wake_up = math.inf
         for event in events:
             self._note(event)
             self._enter(event)

@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 
 from rlsched.model import Allocation, Cluster, Job, Member
-from rlsched.scheduler import Arrived, Event, Failed, Finished, NodeLost, NodeRestored, Preempted
+from rlsched.scheduler import Arrived, Event, Failed, Finished, NodeLost, NodeRestored, Preempted, WokeUp
 from rlsched.state import run_time
 
 HOUR = 3600.0
@@ -129,12 +129,16 @@ class Simulator:
             self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, run.work_left)
             self._after(checkpoint_time, lambda: self._end(stopped, Preempted(member, left)))
 
-    def wait(self) -> list[Event]:
+    def wait(self, until: float = math.inf) -> list[Event]:
         events: list[Event] = []
         self._events = events
         env = self._env
-        while not events and env.peek() != float("inf"):
+        while not events and env.peek() <= until and env.peek() < math.inf:
             env.step()
+        if not events and until < math.inf:
+            if until > env.now:
+                env.run(until)
+            events.append(WokeUp())
         while env.peek() == env.now:
             env.step()
         return events

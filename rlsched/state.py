@@ -128,6 +128,7 @@ class State:
         ready: tasks with members that a policy may start, by (job, task), in the order they became ready.
         ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
         running: what runs, by member.
+        preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
@@ -142,6 +143,7 @@ class State:
         self.ready: dict[tuple[int, int], TaskState] = {}
         self.ready_cpu: dict[tuple[int, int], TaskState] = {}
         self.running: dict[Member, Run] = {}
+        self.preemptible = 0
         self.demand = 0
         self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
@@ -228,6 +230,7 @@ class State:
         expected = sum(run_time(task.task, mode, self.cluster, len(allocation.shares), task.left(member), cold))
         run = Run(allocation, task, mode, task.ready_at, self.now, self.now + expected)
         self.running[allocation.member] = run
+        self.preemptible += task.task.preemptible
         return run
 
     def finish(self, member: Member) -> Run:
@@ -321,6 +324,7 @@ class State:
     def _release(self, member: Member) -> Run:
         run = self.running.pop(member)
         self.pool.give(run.allocation.shares, run.mode)
+        self.preemptible -= run.task.task.preemptible and not run.stopping
         self._touch(run.task.job)
         run.task.running -= 1
         run.task.job.gpus -= run.mode.gpus

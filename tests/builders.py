@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task
+from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task, WakeUp
 from rlsched.scheduler import (
     Arrived,
     Decision,
@@ -20,6 +20,7 @@ from rlsched.scheduler import (
     Preempted,
     Progressed,
     Scheduler,
+    WokeUp,
 )
 from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State
@@ -111,6 +112,10 @@ class Story:
                 return f"n{node} is lost{held}"
             case NodeRestored(node):
                 return f"n{node} is back"
+            case WakeUp(at):
+                return f"the policy wants to be asked again at {at:g}"
+            case WokeUp():
+                return "it is time to ask the policy again"
 
     def _name(self, member: Member) -> str:
         owner = self._jobs[member.job]

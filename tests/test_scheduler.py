@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 from builders import Story, at, first_fit, gpus, job, lazy, task, tell
+from conftest import Play
 
-from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Share, Task
-from rlsched.scheduler import Decision, Event, Failed, Finished, Policy, Scheduler, StallError
+from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Share, Task, WakeUp
+from rlsched.scheduler import Decision, Event, Failed, Finished, Policy, Scheduler, StallError, WokeUp
 from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State, Status
 
@@ -244,6 +246,37 @@ def test_asking_twice_to_stop_is_asking_once() -> None:
     ]
 
 
+def test_a_policy_is_asked_while_something_that_runs_may_be_preempted() -> None:
+    """Nothing is ready when the other task ends, and yet the policy may stop the one that goes on."""
+    pair = job("a", task("t", 9, preemptible=True), task("u", 2))
+    asked: list[tuple[float, int]] = []
+
+    def policy(state: State) -> Sequence[Decision]:
+        asked.append((state.now, len(state.ready)))
+        return first_fit(state)
+
+    tell([pair], gpus(2), policy)
+    assert asked == [(0, 2), (0, 1), (0, 0), (2, 0)]
+
+
+def test_a_policy_can_be_woken_up_though_nothing_happens(play: Play) -> None:
+    """It gives up an array's GPU for a moment; the last wish counts, and a wish is fulfilled once."""
+    asked: list[float] = []
+
+    def policy(state: State) -> Sequence[Decision]:
+        asked.append(state.now)
+        if len(asked) == 1:
+            return [*first_fit(state), WakeUp(0.02), WakeUp(0.1)]
+        return first_fit(state) if state.now >= 0.1 else []
+
+    played = play([job("a", task("t", 0.3, array=2))], gpus(2), policy)
+    starts, ends = ([time for time, what in played.happenings if isinstance(what, k)] for k in (Allocation, WokeUp))
+    assert len(starts) == 2
+    assert len(ends) == 1
+    assert starts[1] >= ends[0] >= 0.1
+    played.schedule.check()
+
+
 def failing(
     *jobs: Job, cluster: Cluster, fails: dict[str, int], policy: Policy = first_fit
 ) -> tuple[Scheduler, list[tuple[float, str]]]:
@@ -251,9 +284,9 @@ def failing(
     left = dict(fails)
 
     class Failing(Simulator):
-        def wait(self) -> list[Event]:
+        def wait(self, until: float = math.inf) -> list[Event]:
             events: list[Event] = []
-            for event in super().wait():
+            for event in super().wait(until):
                 if isinstance(event, Finished):
                     name = jobs[event.member.job].tasks[event.member.task].name
                     if left.get(name, 0) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -22,7 +23,7 @@ from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Allocation, Cause, Member
-from rlsched.scheduler import Arrived, Event, Failed, Finished, Preempted, Progressed
+from rlsched.scheduler import Arrived, Event, Failed, Finished, Preempted, Progressed, WokeUp
 
 GRACE = 10.0
 PROGRESS_INTERVAL = 1.0
@@ -165,8 +166,8 @@ class Executor:
             self._interrupted = number
             os.eventfd_write(self._wake, 1)
 
-    def wait(self) -> list[Event]:
-        """Block until something happens.
+    def wait(self, until: float = math.inf) -> list[Event]:
+        """Block until something happens, or until a time (`WokeUp`).
 
         Raises:
             InterruptedRun: `interrupt` was called.
@@ -177,9 +178,11 @@ class Executor:
             events = [*self._events, *self._arrivals()]
             self._events = []
             if not events:
-                if not self._running and not self._coming:
+                if not self._running and not self._coming and until == math.inf:
                     return []
-                events = [*self._ends(self._seconds_to_wait()), *self._progress()]
+                events = [*self._ends(self._seconds_to_wait(until)), *self._progress()]
+            if not events and self.now >= until:
+                events = [WokeUp()]
             if events:
                 return events
 
@@ -206,8 +209,10 @@ class Executor:
         self._selector.close()
         os.close(self._wake)
 
-    def _seconds_to_wait(self) -> float | None:
+    def _seconds_to_wait(self, until: float) -> float | None:
         waits = [PROGRESS_INTERVAL] if self._running else []
+        if until < math.inf:
+            waits.append(max(0.0, until - self.now))
         if self._coming:
             waits.append(max(0.0, self._coming[0].job.release - self.now))
         return min(waits, default=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlsched.model import Allocation, Job, Member, Preemption
+from rlsched.model import Allocation, Job, Member, Preemption, WakeUp
 from rlsched.scheduler import (
     Arrived,
     Decision,
@@ -19,6 +19,7 @@ from rlsched.scheduler import (
     NodeRestored,
     Preempted,
     Progressed,
+    WokeUp,
 )
 
 
@@ -88,6 +89,10 @@ class EventLog:
                 return {"kind": "node_lost", "node": node, "lost": lost}
             case NodeRestored(node):
                 return {"kind": "node_restored", "node": node}
+            case WakeUp(at):
+                return {"kind": "wake_up", "at": at}
+            case WokeUp():
+                return {"kind": "woke_up"}
 
     def _member(self, member: Member) -> dict[str, Any]:
         job = self._jobs[member.job]
