@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rlsched.envs.facts import ModeFacts
 from rlsched.state import State
 
 
@@ -24,6 +25,7 @@ class Availability:
         # of a type: index k is when k GPUs of one node are free; and (time, GPUs) of when each node is all free
         self._on_one: dict[str, list[float]] = {t: [now] for t in state.cluster.gpu_types}
         self._whole: dict[str, list[tuple[float, int]]] = {t: [] for t in state.cluster.gpu_types}
+        self._delays: dict[int, float] = {}  # by the mode's shape
         for index, node in enumerate(nodes):
             if not node.gpus or not pool.up[index]:
                 continue
@@ -38,12 +40,14 @@ class Availability:
                 free += count
             self._whole[node.gpu_type].append((last, node.gpus))
 
-    def delay(self, gpus: int, gpu_type: str | None) -> float:
-        """Seconds until a gang fits; infinite if it never does while the nodes are as they are."""
-        if not gpus:
-            return 0.0
-        types = self._on_one if gpu_type is None else (gpu_type,)
-        return min(self._start(gpus, t) for t in types) - self._now
+    def delay(self, mode: ModeFacts) -> float:
+        """Seconds until the mode's gang fits; infinite if it never does while the nodes are as they are."""
+        known = self._delays.get(mode.shape)
+        if known is None:
+            types = self._on_one if mode.gpu_type is None else (mode.gpu_type,)
+            known = min(self._start(mode.gpus, t) for t in types) - self._now if mode.gpus else 0.0
+            self._delays[mode.shape] = known
+        return known
 
     def _start(self, gpus: int, gpu_type: str) -> float:
         table = self._on_one.get(gpu_type, ())

@@ -2,14 +2,14 @@
 
 Legend of shapes, the only place where they are defined:
 
-    C = MAX_CANDIDATES   rows of `candidates`; row 0 is "wait", rows 1.. are fitting (task, mode) pairs
+    C = MAX_CANDIDATES   rows of `candidates`; row 0 is "wait", then fitting (task, mode) pairs, then runs to stop
     T = MAX_TASKS        rows of `tasks`: unsettled tasks of the shortlisted jobs (graph observation only)
     E = MAX_EDGES        rows of `edges`: (predecessor, successor) row numbers in `tasks`, -1 where there is none
 
     key              shape                    meaning
-    globals          (GLOBAL_FEATURES,)       cluster and queue, for the actor
+    globals          (GLOBAL_FEATURES,)       objective, cluster and queue, for the actor
     candidates       (C, CANDIDATE_FEATURES)  every candidate, and what waiting is for: see `rows.COLUMNS`
-    critic           (CRITIC_FEATURES,)       what is to come, for the critic
+    critic           (CRITIC_FEATURES,)       objective and what is to come, for the critic
     candidate_task   (C,)                     row of the candidate's task in `tasks`, -1 for none (graph only)
     tasks            (T, TASK_FEATURES)       features of the DAG's nodes (graph only)
     edges            (E, 2)                   the DAG's edges (graph only)
@@ -30,15 +30,18 @@ from numpy.typing import NDArray
 from rlsched.envs.facts import facts_of
 from rlsched.envs.fluid import fluid_flow_times
 from rlsched.envs.graph import encode_graph
-from rlsched.envs.rows import PER_JOB, Candidate, RowWriter, foremost
-from rlsched.model import Share
+from rlsched.envs.rows import PER_JOB, Candidate, RowWriter
+from rlsched.model import Allocation, Preemption, Share
 from rlsched.state import JobState, State
 
 MAX_CANDIDATES = 48
 SHORTLIST = 16  # tasks whose modes become candidates
+MAX_STOPS = 12  # runs that may be stopped
 
-GLOBAL_FEATURES = 10
-CRITIC_FEATURES = 18
+OBJECTIVES = ("mean_jct", "makespan", "weighted_tardiness", "finish_time_fairness")
+
+GLOBAL_FEATURES = 12 + len(OBJECTIVES)
+CRITIC_FEATURES = 19 + len(OBJECTIVES)
 
 _work_left = attrgetter("work_left")
 
@@ -46,27 +49,47 @@ Floats = NDArray[np.float32]
 
 
 class Encoder:
-    """Turns states into observations and actions into allocations."""
+    """Turns states into observations, and finds what the actions stand for.
 
-    def __init__(self, graph: bool = False) -> None:
+    Args:
+        objective: what the policy is to make small; one network may serve several.
+        preemption: whether stopping what runs, where its task allows it, is an action.
+        graph: whether the DAG is observed too.
+
+    Raises:
+        ValueError: an unknown objective.
+    """
+
+    def __init__(self, objective: str = "mean_jct", *, preemption: bool = False, graph: bool = False) -> None:
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}, expected one of {', '.join(OBJECTIVES)}")
+        self.preemption = preemption
         self.graph = graph
+        self._objective = tuple(float(objective == other) for other in OBJECTIVES)
 
     def candidates(self, state: State) -> list[Candidate]:
-        """The fitting (task, mode) pairs of the shortlist: jobs with the least work left first.
+        """What may be decided now: MAX_CANDIDATES - 1 at the most.
 
-        At most SHORTLIST tasks, PER_JOB a job (longest upward rank first), and MAX_CANDIDATES - 1 pairs in all.
+        First the fitting (task, mode) pairs of the shortlist, jobs with the least work left first: at most SHORTLIST
+        tasks, PER_JOB a job (longest upward rank first). Then, with preemption, at most MAX_STOPS runs, jobs with the
+        most work left first: if something waits, or if the run might get more GPUs.
         """
+        stops = self._stops(state) if self.preemption and state.preemptible else []
+        starts = self._starts(state, MAX_CANDIDATES - 1 - len(stops)) if state.ready else []
+        return starts + stops
+
+    def _starts(self, state: State, most: int) -> list[Candidate]:
         found: list[Candidate] = []
-        if not state.ready:
-            return found
         pool, free = state.pool, state.pool.free_gpus()
+        if not free and not state.cluster.resources:
+            return found
         places: dict[int, tuple[Share, ...] | None] = {}
         tasks = 0
         for job in sorted(state.jobs.values(), key=_work_left):
             if not job.ready:
                 continue
             of_job, facts = 0, facts_of(job.job)
-            for task in foremost(job):
+            for task in job.foremost:
                 of_task = facts[task.index]
                 if of_task.least_gpus > free:
                     continue
@@ -82,17 +105,27 @@ class Encoder:
                 if len(found) > before:
                     of_job += 1
                     tasks += 1
-                    if len(found) >= MAX_CANDIDATES - 1 or tasks == SHORTLIST:
-                        return found[: MAX_CANDIDATES - 1]
+                    if len(found) >= most or tasks == SHORTLIST:
+                        return found[:most]
                     if of_job == PER_JOB:
                         break
         return found
 
+    def _stops(self, state: State) -> list[Candidate]:
+        free, waiting = state.pool.free_gpus(), bool(state.ready)
+        runs = [
+            run
+            for run in state.running.values()
+            if run.task.task.preemptible and not run.stopping and (waiting or (len(run.task.task.modes) > 1 and free))
+        ]
+        runs.sort(key=lambda run: -run.task.job.work_left)
+        return [Candidate(r.task, r.allocation.mode, r.allocation.shares, r) for r in runs[:MAX_STOPS]]
+
     def encode(self, state: State, candidates: list[Candidate], critic: bool = True) -> dict[str, NDArray[np.generic]]:
         """The observation of a state with its candidates; see the legend for shapes. Acting needs no `critic`."""
         queue = sorted(state.jobs.values(), key=_work_left)
-        work = sum(map(_work_left, queue))
-        next_end = min((run.expected_end for run in state.running.values()), default=state.now) - state.now
+        work = sum([job.work_left for job in queue])
+        next_end = min([run.expected_end for run in state.running.values()], default=state.now) - state.now
         observation: dict[str, NDArray[np.generic]] = {
             "globals": self._globals(state, work, next_end),
             "candidates": RowWriter(state, queue, work, next_end).write(candidates, MAX_CANDIDATES),
@@ -105,13 +138,17 @@ class Encoder:
 
     def _globals(self, state: State, work: float, next_end: float) -> Floats:
         unit, pool, cluster = state.typical_time, state.pool, state.cluster
-        total = max(1, cluster.gpu_count())
+        total, free = max(1, cluster.gpu_count()), pool.free_gpus()
         shares = [pool.free_gpus(t) / cluster.gpu_count(t) for t in cluster.gpu_types] or [0.0]
+        resources = [pool.free_resource(name) / max(1, has) for name, has in cluster.resources.items()] or [0.0]
         return np.array(
             (
-                pool.free_gpus() / total,
+                *self._objective,
+                free / total,
                 max(shares),
                 min(shares),
+                max(resources),
+                min(resources),
                 log1p(len(state.jobs)),
                 log1p(len(state.ready)),
                 log1p(work / (total * unit)),
@@ -126,8 +163,6 @@ class Encoder:
     def _critic(self, state: State, queue: Sequence[JobState], work: float, next_end: float) -> Floats:
         unit, now, total = state.typical_time, state.now, max(1, state.cluster.gpu_count())
         count = len(queue)
-        pairs = [(job.work_left, job.critical_path_left) for job in queue]
-        paths = [path for _, path in pairs]
         held, running_work, inefficient = 0, 0.0, 0.0
         for run in state.running.values():
             if gpus := run.mode.gpus:
@@ -136,12 +171,17 @@ class Encoder:
                 running_work += left
                 efficiency = facts_of(run.task.job.job)[run.task.index].modes[run.allocation.mode].features[0]
                 inefficient += left * (1.0 - efficiency)
-        fluid, half = fluid_flow_times(pairs, total), fluid_flow_times(pairs, total / 2)
+        paths = [job.critical_path_left for job in queue]
+        fluid, half = fluid_flow_times(queue, paths, total), fluid_flow_times(queue, paths, total / 2)
         flow, longest = sum(fluid) / unit, max(paths, default=0.0)
-        late = sum(job.job.deadline is not None and job.job.deadline < now for job in queue)
-        age = count * now - sum(job.job.release for job in queue)
+        late, age, slowdown = 0, 0.0, 0.0
+        for job, path in zip(queue, paths, strict=True):
+            late += job.job.deadline is not None and job.job.deadline < now
+            age += now - job.job.release
+            slowdown += (now - job.job.release + path) / job.job.critical_path
         return np.array(
             (
+                *self._objective,
                 log1p(count),
                 count / 20,
                 log1p(flow),
@@ -158,7 +198,8 @@ class Encoder:
                 log1p(len(state.ready)),
                 log1p(state.demand / total),
                 log1p(max(0.0, next_end) / unit),
-                log1p(max(0.0, age) / unit),
+                log1p(age / unit),
+                log1p(slowdown),
                 log1p(late),
             ),
             dtype=np.float32,
@@ -171,3 +212,12 @@ def action_mask(state: State, candidates: list[Candidate]) -> NDArray[np.bool_]:
     mask[0] = bool(state.running) or not candidates
     mask[1 : 1 + len(candidates)] = True
     return mask
+
+
+def decision_of(candidate: Candidate, state: State) -> Allocation | Preemption:
+    """What a candidate stands for."""
+    if candidate.run is not None:
+        return Preemption(candidate.run.allocation.member)
+    allocation = state.allocate(candidate.task, candidate.mode)
+    assert allocation is not None, "a candidate fits until the next event"
+    return allocation

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
-from rlsched.model import Job, Task
+from rlsched.model import Cluster, Job, Mode, Task
 
-_SHAPES: dict[tuple[object, ...], int] = {}  # what a mode takes -> a short name for it
+_SHAPES: dict[object, int] = {}  # what a mode takes -> a short name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,22 +18,35 @@ class ModeFacts:
     """Of a mode.
 
     Attributes:
+        number: its index in the task's modes.
         shape: modes of equal shape fit the same places.
         features: its columns of the observation that no state changes (see `rlsched.envs.encoding`).
     """
 
+    number: int
     duration: float
     gpus: int
     gpu_type: str | None
+    resources: Mapping[str, int]
     shape: int
     features: tuple[float, ...]
+
+    def resource_share(self, cluster: Cluster) -> float:
+        """The largest part it takes of any custom resource of the cluster."""
+        return max(amount / max(1, cluster.resources.get(name, 0)) for name, amount in self.resources.items())
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """Of a task; `features` are its columns of the observation that no state changes."""
+    """Of a task.
+
+    Attributes:
+        fastest_first: its modes.
+        features: its columns of the observation that no state changes.
+    """
 
     modes: tuple[ModeFacts, ...]
+    fastest_first: tuple[ModeFacts, ...]
     least_gpus: int
     features: tuple[float, ...]
     descendant_work: float
@@ -54,32 +71,54 @@ def descendant_work(job: Job) -> list[float]:
 
 
 def _task_facts(task: Task, descendants: float) -> TaskFacts:
-    least = min(mode.gpu_seconds for mode in task.modes)
-    by_count: dict[tuple[str | None, int], float] = {}
+    best_at: dict[int, float] = {}  # by number of GPUs: seconds on the type that is best for it
+    worst_at: dict[int, float] = {}
+    by_type: dict[str | None, dict[int, float]] = {}  # and on each type
+    least = math.inf
     for mode in task.modes:
-        key = (mode.gpu_type, mode.gpus)
-        by_count[key] = min(mode.duration, by_count.get(key, mode.duration))
-    best_at = {gpus: min(d for (_, g), d in by_count.items() if g == gpus) for _, gpus in by_count}
-    worst_at = {gpus: max(d for (_, g), d in by_count.items() if g == gpus) for _, gpus in by_count}
-    counts = sorted(best_at)
-    scaling = best_at[counts[0]] / best_at[counts[-1]] / max(1.0, counts[-1] / max(1, counts[0]))
-    slow_ratio = min(best_at[g] / worst_at[g] for g in counts)
+        gpus, duration = mode.gpus, mode.duration
+        least = min(least, gpus * duration)
+        best_at[gpus] = min(duration, best_at.get(gpus, math.inf))
+        worst_at[gpus] = max(duration, worst_at.get(gpus, 0.0))
+        of_type = by_type.setdefault(mode.gpu_type, {})
+        of_type[gpus] = min(duration, of_type.get(gpus, math.inf))
+    fewest, most = min(best_at), max(best_at)
+    scaling = best_at[fewest] / best_at[most] / max(1.0, most / max(1, fewest))
+    slow_ratio = min(best_at[g] / worst_at[g] for g in best_at)
+    neighbours = {gpu_type: _gains(of_type) for gpu_type, of_type in by_type.items()}
     facts = []
-    for mode in task.modes:
-        of_type = sorted(g for t, g in by_count if t == mode.gpu_type)
-        position = of_type.index(mode.gpus)
-        smaller = of_type[position - 1] if position else None
-        larger = of_type[position + 1] if position + 1 < len(of_type) else None
+    for number, mode in enumerate(task.modes):
+        gpus, duration = mode.gpus, mode.duration
         features = (
-            least / mode.gpu_seconds if mode.gpus else 1.0,
-            task.shortest / mode.duration,
-            best_at[mode.gpus] / mode.duration,
-            0.0 if smaller is None else by_count[mode.gpu_type, smaller] / mode.duration - 1.0,
-            0.0 if larger is None else mode.duration / by_count[mode.gpu_type, larger] - 1.0,
-            0.0 if larger is not None else 1.0,
-            mode.gpu_seconds,
-            mode.gpus,
+            least / (gpus * duration) if gpus else 1.0,
+            task.shortest / duration,
+            best_at[gpus] / duration,
+            *neighbours[mode.gpu_type][gpus],
+            gpus * duration,
+            gpus,
         )
-        shape = _SHAPES.setdefault(mode.needs, len(_SHAPES))
-        facts.append(ModeFacts(mode.duration, mode.gpus, mode.gpu_type, shape, features))
-    return TaskFacts(tuple(facts), counts[0], (scaling, slow_ratio, least, descendants), descendants)
+        facts.append(ModeFacts(number, duration, gpus, mode.gpu_type, mode.resources, _shape(mode), features))
+    fastest_first = tuple(sorted(facts, key=_duration))
+    return TaskFacts(tuple(facts), fastest_first, fewest, (scaling, slow_ratio, least, descendants), descendants)
+
+
+_duration = attrgetter("duration")
+
+
+def _gains(durations: Mapping[int, float]) -> dict[int, tuple[float, float, float]]:
+    """For each size of the gang: relative gain of the last step up to it, of the next one, and 1 for the largest."""
+    gains, counts = {}, sorted(durations)
+    last = 0.0
+    for gpus, larger in itertools.pairwise(counts):
+        following = durations[gpus] / durations[larger] - 1.0
+        gains[gpus] = (last, following, 0.0)
+        last = following
+    gains[counts[-1]] = (last, 0.0, 1.0)
+    return gains
+
+
+def _shape(mode: Mode) -> int:
+    needs: object = (
+        mode.needs if mode.resources or mode.cpus or mode.memory else (mode.gpus, mode.gpu_type, mode.gpu_memory)
+    )
+    return _SHAPES.setdefault(needs, len(_SHAPES))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+from rlsched.state import JobState
 
 
-def fluid_flow_times(jobs: Iterable[tuple[float, float]], capacity: float) -> list[float]:
+def fluid_flow_times(queue: Sequence[JobState], paths: Sequence[float], capacity: float) -> list[float]:
     """Seconds until each job ends if the whole capacity served jobs one by one, least work first.
 
     The shortest-remaining-processing-time fluid bound: the cumulative work over the capacity, but no less than the
@@ -14,14 +16,13 @@ def fluid_flow_times(jobs: Iterable[tuple[float, float]], capacity: float) -> li
     Plain Python: for the tens of jobs that are usually in the system it is faster than numpy.
 
     Args:
-        jobs: (work left in GPU-seconds, critical path left in seconds) of each.
+        queue: the jobs, least work left first.
+        paths: the critical path left of each, seconds.
         capacity: GPUs.
-
-    Returns:
-        Seconds, in the order of increasing work.
     """
     result, ahead = [], 0.0
-    for work, critical_path in sorted(jobs):
-        ahead += work
-        result.append(max(ahead / capacity, critical_path))
+    for job, path in zip(queue, paths, strict=True):
+        ahead += job.work_left
+        alone = ahead / capacity
+        result.append(alone if alone > path else path)
     return result

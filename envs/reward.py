@@ -16,8 +16,9 @@ def make_reward(objective: str, jobs: Sequence[Job], cluster: Cluster) -> Reward
 
     Summed over an episode: for mean_jct the mean job completion time (by Little's law the integral of the number of
     jobs in the system, divided by the number of jobs); for weighted_tardiness the mean over jobs of weight x time past
-    the deadline; for makespan the time until the end. The first two in units of the workload's mean critical path,
-    the makespan in units of the larger of that and the total work / GPUs.
+    the deadline; for makespan the time until the end; for finish-time fairness, of which the metric is the worst job's,
+    the mean of job completion time / critical path, which has a rate. The first two in units of the workload's mean
+    critical path, the makespan in units of the larger of that and the total work / GPUs.
 
     Raises:
         ValueError: an unknown objective.
@@ -38,4 +39,6 @@ def make_reward(objective: str, jobs: Sequence[Job], cluster: Cluster) -> Reward
                 if job.job.deadline is not None
             )
         )
-    raise ValueError(f"unknown objective {objective!r}, expected mean_jct, makespan or weighted_tardiness")
+    if objective == "finish_time_fairness":
+        return lambda active, start, end: (end - start) * sum(1.0 / job.job.critical_path for job in active) / len(jobs)
+    raise ValueError(f"unknown objective {objective!r}")

@@ -1,9 +1,10 @@
-"""The rows of `candidates`: what a policy sees of each (task, mode) pair, and of waiting."""
+"""The rows of `candidates`: what a policy sees of each candidate, and of waiting."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from math import log1p
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from rlsched.envs.availability import Availability
 from rlsched.envs.facts import TaskFacts, facts_of
 from rlsched.model import Share
-from rlsched.state import JobState, State, TaskState
+from rlsched.state import JobState, Run, State, TaskState, run_time
 
 PER_JOB = 3  # tasks of one job that are looked at, so that one wide sweep does not hide the other jobs
+LOOKED_AT = 16  # tasks that waiting may be for
 
 COLUMNS = (
     # name, and how the number is scaled: "" as it is, "count" log(1 + x), "seconds" log(1 + x / typical time)
@@ -28,6 +30,7 @@ COLUMNS = (
     ("job.rank_share", ""),
     ("job.rank", "count"),
     ("job.work_over_mean", "count"),
+    ("job.slowdown", "count"),
     ("job.urgency", ""),
     ("task.scaling", ""),
     ("task.slow_ratio", ""),
@@ -46,18 +49,21 @@ COLUMNS = (
     ("mode.is_largest", ""),
     ("mode.gpu_seconds", "seconds"),
     ("mode.gpus", "count"),
+    ("mode.resource_share", ""),
     ("mode.duration", "seconds"),
     ("mode.share_of_cluster", ""),
     ("mode.share_of_free", ""),
     ("mode.free_after", ""),
     ("mode.node_remainder", ""),
     ("mode.spans", ""),
-    ("mode.setup", ""),
+    ("mode.overhead", ""),
     ("mode.job_time", "seconds"),
     ("mode.past_next_end", "count"),
     ("mode.delay", "seconds"),
     ("mode.best_delay", "seconds"),
     ("mode.best_finish", ""),
+    ("run.elapsed", "seconds"),
+    ("is_stop", ""),
     ("is_wait", ""),
 )
 CANDIDATE_FEATURES = len(COLUMNS)
@@ -67,20 +73,17 @@ _LOGGED = np.array([scale != "" for _, scale in COLUMNS])
 
 
 class Candidate(NamedTuple):
-    """A task, the number of one of its modes that fits now, and where such a mode would go."""
+    """A decision that is possible now.
+
+    Attributes:
+        task, mode, shares: start the task's next member in a mode, given by number, and where that would go;
+        run: or stop this run, which holds these shares.
+    """
 
     task: TaskState
     mode: int
     shares: tuple[Share, ...]
-
-
-def foremost(job: JobState) -> list[TaskState]:
-    """The job's ready tasks, longest upward rank first."""
-    return sorted(job.ready.values(), key=_rank, reverse=True)
-
-
-def _rank(task: TaskState) -> float:
-    return task.rank
+    run: Run | None = None
 
 
 class RowWriter:
@@ -106,32 +109,40 @@ class RowWriter:
         """Row 0 is waiting, then the candidates, then zeros: (rows, CANDIDATE_FEATURES)."""
         result = np.zeros((rows, CANDIDATE_FEATURES), dtype=np.float32)
         flat = self._wait()
+        pool, nodes, total, soon = self._pool, self._nodes, self._total, self._soon
         before: TaskState | None = None
-        for task, number, shares in candidates:
+        for task, number, shares, run in candidates:
+            if run is not None:
+                flat += self._stop(run)
+                continue
             if task is not before:
                 before, facts = task, facts_of(task.job.job)[task.index]
                 prefix = self._task(task, facts)
-                left, best = task.left(task.waiting[-1]), self._best(task, facts)
+                left = task.left(task.waiting[-1])
+                best_finish, best_delay, _ = self._best(task, facts, left)
                 rest = max(0.0, task.job.critical_path_left - task.rank)
-                setup = task.task.setup_time > 0
+                overhead = task.task.setup_time > 0 or left < 1.0
             mode = facts.modes[number]
             duration, gpus, node = left * mode.duration, mode.gpus, shares[0].node
             type_free = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
             flat += prefix
             flat += mode.features
             flat += (
+                mode.resource_share(self._state.cluster) if mode.resources else 0.0,
                 duration,
-                gpus / self._total,
-                gpus / max(1, type_free),
-                (type_free - gpus) / self._total,
-                (self._pool.free_on(node) - len(shares[0].gpus)) / max(1, self._nodes[node].gpus),
+                gpus / total,
+                gpus / type_free if type_free else 0.0,
+                (type_free - gpus) / total,
+                (pool.free_on(node) - len(shares[0].gpus)) / (nodes[node].gpus or 1),
                 len(shares) > 1,
-                self._setup_share(task, number) if setup else 0.0,
+                self._overhead(task, number, left) if overhead else 0.0,
                 duration + rest,
-                duration / self._soon,
+                duration / soon,
                 0.0,
-                best[1],
-                min(1.0, best[0] / duration),
+                best_delay,
+                min(1.0, best_finish / duration),
+                0.0,
+                0.0,
                 0.0,
             )
         used = result[: 1 + len(candidates)]
@@ -146,13 +157,15 @@ class RowWriter:
         That is the first task in the queue which, by the estimates, ends earlier in a mode that has to wait than in
         any that fits now. If there is none, all but the first and the last column is 0.
         """
-        for task in self._first_tasks():
+        tasks = (task for job in self._queue if job.ready for task in job.foremost[:PER_JOB])
+        for task in islice(tasks, LOOKED_AT):
             facts = facts_of(task.job.job)[task.index]
-            finish, delay, number = self._best(task, facts)
+            finish, delay, number = self._best(task, facts, task.left(task.waiting[-1]))
             if 0.0 < delay < math.inf:
                 mode = facts.modes[number]
                 rest = max(0.0, task.job.critical_path_left - task.rank)
                 here = (
+                    0.0,
                     finish - delay,
                     mode.gpus / self._total,
                     *(0.0,) * 5,  # what is free then is not known
@@ -161,56 +174,84 @@ class RowWriter:
                     delay,
                     delay,
                     1.0,
+                    0.0,
+                    0.0,
                     1.0,
                 )
                 return [*self._task(task, facts), *mode.features, *here]
         return [1.0, *(0.0,) * (CANDIDATE_FEATURES - 2), 1.0]
 
-    def _first_tasks(self) -> Iterator[TaskState]:
-        for job in self._queue:
-            if job.ready:
-                yield from foremost(job)[:PER_JOB]
+    def _stop(self, run: Run) -> tuple[float, ...]:
+        """Stopping is seen as what is left of the run, and what a checkpoint costs relative to that."""
+        task, mode = run.task, run.mode
+        facts = facts_of(task.job.job)[task.index]
+        left = max(run.expected_end - self._state.now, 1e-3 * self._unit)
+        of_type = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+        return (
+            *self._task(task, facts),
+            *facts.modes[run.allocation.mode].features,
+            0.0,
+            left,
+            mode.gpus / self._total,
+            0.0,
+            (of_type + mode.gpus) / self._total,
+            0.0,
+            len(run.allocation.shares) > 1,
+            log1p(2 * task.task.checkpoint_time / left),
+            left + max(0.0, task.job.critical_path_left - task.rank),
+            left / self._soon,
+            0.0,
+            0.0,
+            0.0,
+            self._state.now - run.start,
+            1.0,
+            0.0,
+        )
 
-    def _best(self, task: TaskState, facts: TaskFacts) -> tuple[float, float, int]:
+    def _best(self, task: TaskState, facts: TaskFacts, left: float) -> tuple[float, float, int]:
         """Seconds to the earliest end of the task that waiting allows, seconds of the wait, and the mode's number."""
-        left, delay = task.left(task.waiting[-1]), self._availability.delay
-        best = (math.inf, math.inf, 0)
-        for number, mode in enumerate(facts.modes):
-            later = delay(mode.gpus, mode.gpu_type)
-            finish = later + left * mode.duration
-            if finish < best[0]:
-                best = (finish, later, number)
-        return best
+        best, wait, chosen = math.inf, math.inf, 0
+        for mode in facts.fastest_first:
+            duration = left * mode.duration
+            if duration >= best:
+                break
+            later = self._availability.delay(mode)
+            if later + duration < best:
+                best, wait, chosen = later + duration, later, mode.number
+        return best, wait, chosen
 
     def _task(self, task: TaskState, facts: TaskFacts) -> tuple[float, ...]:
         """The columns of the job and the task."""
-        state, unit, job = self._state, self._unit, task.job
-        weight, deadline, rank = job.job.weight, job.job.deadline, self._rank_of[job.id]
+        now, unit, state = self._state.now, self._unit, task.job
+        job, rank, path = state.job, self._rank_of[state.id], state.critical_path_left
+        age = now - job.release
         return (
             1.0,
-            job.work_left,
-            job.critical_path_left,
-            state.now - job.job.release,
-            job.gpus,
-            job.unsettled,
+            state.work_left,
+            path,
+            age,
+            state.gpus,
+            state.unsettled,
             rank / len(self._queue),
             rank,
-            job.work_left / self._mean_work,
-            weight if deadline is None else weight * _signed((deadline - state.now) / unit),
+            state.work_left / self._mean_work,
+            (age + path) / job.critical_path,
+            job.weight if job.deadline is None else job.weight * _signed((job.deadline - now) / unit),
             *facts.features,
             task.rank,
-            task.rank / max(job.critical_path_left, 1e-9),
-            sum(job.tasks[s].needs_left == 1 for s in job.job.successors[task.index]),
+            task.rank / path if path else 0.0,
+            sum([state.tasks[s].needs_left == 1 for s in job.successors[task.index]]),
             len(task.waiting),
-            state.now - task.ready_at,
+            now - task.ready_at,
         )
 
-    def _setup_share(self, task: TaskState, number: int) -> float:
-        """Set-up time relative to the duration, if the devices it would get are cold."""
+    def _overhead(self, task: TaskState, number: int, left: float) -> float:
+        """Set-up on cold devices and the loading of a checkpoint, relative to the work."""
         mode = task.task.modes[number]
         places = self._pool.place(mode, task.job.id)
         cold = places is not None and self._pool.is_cold(places, task.job.id)
-        return log1p(task.task.setup_time / mode.duration) if cold else 0.0
+        overhead, work = run_time(task.task, mode, self._state.cluster, 1, left, cold)
+        return log1p(overhead / work)
 
 
 def _signed(value: float) -> float:

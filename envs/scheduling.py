@@ -16,6 +16,7 @@ from rlsched.envs.encoding import (
     MAX_CANDIDATES,
     Encoder,
     action_mask,
+    decision_of,
 )
 from rlsched.envs.graph import MAX_EDGES, MAX_TASKS, TASK_FEATURES
 from rlsched.envs.reward import Reward, make_reward
@@ -51,9 +52,10 @@ def observation_space(graph: bool) -> spaces.Space[Any]:
 class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     """One episode is one workload of the scenario, simulated to its end.
 
-    Each step is one decision at an instant at which at least one candidate fits: action 0 waits for the next event,
-    action i starts candidate i. An illegal action (the mask forbids it) counts as waiting, or as the first candidate
-    where waiting is illegal too; `info["illegal"]` says so.
+    Each step is one decision at an instant at which there is at least one candidate: action 0 waits for the next event,
+    action i starts candidate i, or stops it if it is a run (where the scenario has preemption). An illegal action (the
+    mask forbids it) counts as waiting, or as the first candidate where waiting is illegal too; `info["illegal"]` says
+    so.
 
     The reward is the negative of what the objective integrates over the time that passes, so that the undiscounted
     return of an episode is the negative objective in units of the workload's mean critical path (`make_reward`).
@@ -73,7 +75,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         self.observation_space = observation_space(graph)
         self.action_space = spaces.Discrete(MAX_CANDIDATES)
-        self._encoder = Encoder(graph)
+        self._encoder = Encoder(self.scenario.objective, preemption=self.scenario.preemption, graph=graph)
         self._next_seed = self.scenario.seeds.train if first_seed is None else first_seed
         self._candidates: list[Candidate] = []
         self._owed = 0.0  # what the time before the first decision cost: comes with the first reward
@@ -110,10 +112,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         if chosen == WAIT:
             reward += self._advance()
         else:
-            candidate = self._candidates[chosen - 1]
-            allocation = self.state.allocate(candidate.task, candidate.mode)
-            assert allocation is not None, "a candidate fits until the next event"
-            self._scheduler.apply([allocation])
+            self._scheduler.apply([decision_of(self._candidates[chosen - 1], self.state)])
         reward += self._to_next_decision()
         return self._observe(), reward, self._scheduler.finished, False, self._info(illegal)
 

@@ -232,6 +232,7 @@ class _Recorder(BaseCallback):
             "kind": "learned scheduling policy (PPO)",
             "scenario": self.scenario.name,
             "objective": self.scenario.objective,
+            "preemption": self.scenario.preemption,
             "training": asdict(self.config),
             "training_seeds": f"from {self.scenario.seeds.train}",
             "validation": {

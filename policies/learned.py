@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rlsched.envs.encoding import Encoder, action_mask
-from rlsched.model import Allocation
+from rlsched.envs.encoding import OBJECTIVES, Encoder, action_mask, decision_of
+from rlsched.model import Allocation, Preemption
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.state import State
 
-FORMAT = 2  # of the observation and the card; a change of either makes old files unreadable
+FORMAT = 3  # of the observation and the card; a change of either makes old files unreadable
 
 
 class PolicyFileError(ValueError):
@@ -29,42 +29,41 @@ class PolicyFileError(ValueError):
 
 
 class LearnedPolicy:
-    """Starts the candidate that the network scores highest, one at a time, or waits.
+    """Carries out the candidate that the network scores highest, one at a time, or waits.
 
     Args:
         network: a trained network.
+        encoder: what the network sees.
         temperature: 0 takes the best candidate; above 0 samples from softmax(logits / temperature).
         seed: of the sampling.
     """
 
-    def __init__(self, network: SchedulingNetwork, temperature: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, network: SchedulingNetwork, encoder: Encoder | None = None, temperature: float = 0.0, seed: int = 0
+    ) -> None:
         self.network = network.eval()
         self.temperature = temperature
         self._rng = np.random.default_rng(seed)
-        self._encoder = Encoder(graph=network.graph is not None)
+        self._encoder = encoder or Encoder(graph=network.graph is not None)
 
-    def __call__(self, state: State) -> Sequence[Allocation]:
+    def __call__(self, state: State) -> Sequence[Allocation | Preemption]:
         candidates = self._encoder.candidates(state)
-        mask = action_mask(state, candidates)
-        if not mask[1:].any():
+        if not candidates:
             return ()
-        observation = self._encoder.encode(state, candidates, critic=False)
         rows = 1 + len(candidates)
+        mask = action_mask(state, candidates)[:rows]
+        observation = self._encoder.encode(state, candidates, critic=False)
         tensors = {key: torch.as_tensor(array)[None] for key, array in observation.items()}
         tensors["candidates"] = tensors["candidates"][:, :rows]
         with torch.inference_mode():
             logits = self.network.actor(tensors)[0, :rows].double().numpy()
-        logits[~mask[:rows]] = -np.inf
+        logits[~mask] = -np.inf
         if self.temperature:
             weights = np.exp((logits - logits.max()) / self.temperature)
             action = int(self._rng.choice(rows, p=weights / weights.sum()))
         else:
             action = int(logits.argmax())
-        if action == 0:
-            return ()
-        chosen = candidates[action - 1]
-        allocation = state.allocate(chosen.task, chosen.mode)
-        return () if allocation is None else (allocation,)
+        return () if action == 0 else (decision_of(candidates[action - 1], state),)
 
 
 def save_policy(path: Path, network: SchedulingNetwork, card: Mapping[str, Any]) -> Path:
@@ -99,12 +98,19 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def load_network(path: Path) -> SchedulingNetwork:
-    """The network in a policy file; `path` may name the weights, or a directory that holds one policy.
+def load_learned(path: str | Path, *, objective: str = "", temperature: float = 0.0, seed: int = 0) -> LearnedPolicy:
+    """A policy from its file, ready to use.
+
+    Args:
+        path: the weights, or a directory that holds one policy.
+        objective: what it is to make small, if it was trained for several; empty: what the card says.
+        temperature, seed: see `LearnedPolicy`.
 
     Raises:
-        PolicyFileError: nothing there, or not a policy of this format.
+        PolicyFileError: nothing there, not a policy of this format, or an objective that does not exist.
     """
+    torch.set_num_threads(1)  # two threads on a few rows are slower than one, and collapse on busy cores
+    path = Path(path)
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:
@@ -116,17 +122,12 @@ def load_network(path: Path) -> SchedulingNetwork:
     try:
         network = SchedulingNetwork(NetworkConfig(**card["network"]))
         network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        encoder = Encoder(
+            objective or card.get("objective", OBJECTIVES[0]),
+            preemption=card.get("preemption", False),
+            graph=network.graph is not None,
+        )
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise PolicyFileError(f"{path}: the weights do not fit the network on the card: {reason}") from None
-    return network
-
-
-def load_learned(path: str | Path, temperature: float = 0.0, seed: int = 0) -> LearnedPolicy:
-    """A policy from its file, ready to use.
-
-    Raises:
-        PolicyFileError: see `load_network`.
-    """
-    torch.set_num_threads(1)  # two threads on a few rows are slower than one, and collapse on busy cores
-    return LearnedPolicy(load_network(Path(path)), temperature, seed)
+        raise PolicyFileError(f"{path}: not a policy that can be used: {reason}") from None
+    return LearnedPolicy(network, encoder, temperature, seed)

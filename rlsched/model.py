@@ -7,6 +7,7 @@ Units everywhere: time in seconds, memory in GiB, `gpus` and `cpus` as counts. A
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -277,6 +278,14 @@ class Cluster:
     def gpu_count(self, gpu_type: str | None = None) -> int:
         """Number of GPUs of a type, or of all types."""
         return self._gpu_counts.get(gpu_type, 0)
+
+    @cached_property
+    def resources(self) -> Mapping[str, int]:
+        """Units of every custom resource on all nodes together."""
+        counts: Counter[str] = Counter()
+        for node in self.nodes:
+            counts.update(node.resources)
+        return counts
 
     @cached_property
     def _gpu_counts(self) -> dict[str | None, int]:

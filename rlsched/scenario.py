@@ -34,6 +34,7 @@ class Scenario:
         cluster: the machines.
         source: what draws the jobs; or a file of them; or the jobs themselves, in order of release.
         objective: what a schedule should make small; a key of `Schedule.metrics`.
+        preemption: whether a learning policy may stop what runs, where tasks are preemptible.
         uncertainty: how reality departs from the estimates.
         seeds: where the seeds for training, validation and report start.
         description: one sentence for people.
@@ -43,6 +44,7 @@ class Scenario:
     cluster: Cluster
     source: Generator | WorkloadFile | tuple[Job, ...]
     objective: Objective = "mean_jct"
+    preemption: bool = False
     uncertainty: Uncertainty = field(default_factory=Uncertainty)
     seeds: Seeds = field(default_factory=Seeds)
     description: str = ""
@@ -146,6 +148,7 @@ def load_scenario(source: str | Path) -> Scenario:
         cluster=cluster,
         source=_read_source(document, entry, cluster),
         objective=entry.objective,
+        preemption=entry.preemption,
         uncertainty=entry.uncertainty.uncertainty(),
         seeds=entry.seeds,
         description=entry.description or "",

@@ -28,7 +28,7 @@ from rlsched.generator.workload import Workload
 from rlsched.model import Cluster, Mode, Node, Task
 from rlsched.simulator import HOUR, Uncertainty
 
-Objective = Literal["mean_jct", "makespan", "weighted_tardiness"]
+Objective = Literal["mean_jct", "makespan", "weighted_tardiness", "finish_time_fairness"]
 
 
 class NodesEntry(Strict):
@@ -190,7 +190,9 @@ class ScenarioFile(Strict):
 
     description: Text | None = None
     """One sentence for people."""
-    objective: Annotated[Objective, expected("mean_jct, makespan or weighted_tardiness")] = "mean_jct"
+    objective: Annotated[Objective, expected("mean_jct, makespan, weighted_tardiness or finish_time_fairness")] = (
+        "mean_jct"
+    )
     """What a schedule should make small."""
     cluster: ClusterEntry
     """The machines."""
@@ -198,6 +200,8 @@ class ScenarioFile(Strict):
     """Jobs drawn anew for every seed; either this or `jobs`."""
     jobs: Annotated[tuple[JobEntry, ...], some(list, "a list of jobs")] | None = None
     """Jobs written by hand, the same for every seed; either this or `workload`."""
+    preemption: Flag = False
+    """Whether a learning policy may stop what runs, where tasks are preemptible."""
     uncertainty: UncertaintyEntry = UncertaintyEntry()
     """How reality departs from the estimates."""
     seeds: Seeds = Seeds()

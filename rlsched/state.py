@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from operator import attrgetter
 
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Task
 from rlsched.pool import Pool
@@ -94,6 +95,14 @@ class JobState:
     first_start: float | None = None
     failed: bool = False
     _critical_path: float | None = None
+    _foremost: list[TaskState] | None = None
+
+    @property
+    def foremost(self) -> list[TaskState]:
+        """The tasks of `ready`, longest upward rank first."""
+        if self._foremost is None:
+            self._foremost = sorted(self.ready.values(), key=_by_rank, reverse=True)
+        return self._foremost
 
     @property
     def critical_path_left(self) -> float:
@@ -103,6 +112,7 @@ class JobState:
         return self._critical_path
 
 
+_by_rank = attrgetter("rank")
 _UNSETTLED = (Status.BLOCKED, Status.READY, Status.RUNNING)
 
 
@@ -305,6 +315,7 @@ class State:
         else:
             self.ready[task.key] = task
             task.job.ready[task.index] = task
+            task.job._foremost = None
             self.demand += task.task.least_gpus * len(task.waiting)
 
     def _leave_queue(self, task: TaskState) -> None:
@@ -312,6 +323,7 @@ class State:
             self.ready_cpu.pop(task.key, None)
         elif self.ready.pop(task.key, None):
             del task.job.ready[task.index]
+            task.job._foremost = None
             self.demand -= task.task.least_gpus * len(task.waiting)
 
     def _return(self, task: TaskState, member: int) -> None:

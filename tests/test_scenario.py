@@ -322,7 +322,7 @@ JOB = f"{CLUSTER}jobs:\n  - name: A\n    tasks:\n      a: {{duration: 1}}\n"
         (f"{JOB}objectiv: makespan", "8: objectiv: unknown key, did you mean 'objective'?"),
         (
             f"{JOB}objective: jct",
-            "8: objective: expected mean_jct, makespan or weighted_tardiness, found 'jct'",
+            "8: objective: expected mean_jct, makespan, weighted_tardiness or finish_time_fairness, found 'jct'",
         ),
         (f"{JOB}seeds: {{train: 9, report: 8}}", "8: seeds: expected train, validation and report in ascending order"),
         (f"{JOB}uncertainty:\n  duration_noise: yes", "9: uncertainty.duration_noise: expected a number of 0 or more"),
