@@ -21,7 +21,8 @@ from rlsched.envs.encoding import (
 from rlsched.envs.graph import MAX_EDGES, MAX_TASKS, TASK_FEATURES
 from rlsched.envs.reward import Reward, make_reward
 from rlsched.envs.rows import CANDIDATE_FEATURES, Candidate
-from rlsched.scenario import Scenario, load_scenario
+from rlsched.mixture import load_training
+from rlsched.scenario import Scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator
 from rlsched.state import State
@@ -61,7 +62,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     return of an episode is the negative objective in units of the workload's mean critical path (`make_reward`).
 
     Args:
-        scenario: a name, a path, or a Scenario.
+        scenario: a name, a path, or a Scenario; a mixture plays another one in each episode (`episode`).
         graph: also observe the DAG (tasks, edges, candidate_task).
         first_seed: `reset()` without a seed plays workloads first_seed, first_seed + 1, ... Default: the
             scenario's training range.
@@ -72,13 +73,15 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     metadata = {"render_modes": []}  # noqa: RUF012  (gymnasium's own form)
 
     def __init__(self, scenario: str | Path | Scenario, graph: bool = True, first_seed: int | None = None) -> None:
-        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_training(scenario)
+        self.episode = self.scenario
         self.observation_space = observation_space(graph)
         self.action_space = spaces.Discrete(MAX_CANDIDATES)
-        self._encoder = Encoder(self.scenario.objective, preemption=self.scenario.preemption, graph=graph)
+        self._graph = graph
         self._next_seed = self.scenario.seeds.train if first_seed is None else first_seed
         self._candidates: list[Candidate] = []
         self._owed = 0.0  # what the time before the first decision cost: comes with the first reward
+        self._encoder: Encoder
         self._scheduler: Scheduler
         self._reward: Reward
 
@@ -98,7 +101,9 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         super().reset(seed=seed)
         workload = self._next_seed if seed is None else seed
         self._next_seed = workload + 1
-        scenario, jobs = self.scenario, self.scenario.jobs(workload)
+        self.episode = scenario = self.scenario.episode(workload)
+        jobs = scenario.jobs(workload)
+        self._encoder = Encoder(scenario.objective, preemption=scenario.preemption, graph=self._graph)
         self._scheduler = Scheduler(Simulator(scenario.cluster, jobs, workload, scenario.uncertainty))
         self._reward = make_reward(scenario.objective, jobs, scenario.cluster)
         self._owed = self._to_next_decision()

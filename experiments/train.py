@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from rlsched.manifest import manifest
-from rlsched.policies.learned import save_policy
+from rlsched.policies.learned import load_learned, save_policy
 from rlsched.policies.network import NetworkConfig
 from rlsched.policies.ppo import GroupPPO
 from rlsched.policies.registry import load_policy
@@ -54,6 +55,7 @@ class TrainingConfig:
         learning_rate, final_learning_rate: Adam's, decaying linearly over `steps`.
         horizon, trace: see `GroupPPO`.
         graph_layers: see `NetworkConfig`.
+        start: file or folder of a trained policy to start from; empty: from scratch.
     """
 
     steps: int = 1_500_000
@@ -67,6 +69,7 @@ class TrainingConfig:
     horizon: float = 32.0
     trace: float = 4.0
     graph_layers: int = 0
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,9 @@ class Evaluation:
 
     Attributes:
         decisions: made in training so far.
-        objective: of the policy, mean over the validation workloads, seconds.
-        reference: of the reference heuristic on the same workloads, seconds.
+        objective: of the policy, mean over the validation workloads, seconds. Of a mixture, whose scenarios have
+            objectives of different sizes, each counts relative to the mean of the reference in its scenario.
+        reference: of the reference heuristic on the same workloads, seconds; 1 for a mixture.
         seconds: wall-clock time of the training so far.
     """
 
@@ -135,6 +139,8 @@ def train(
     )
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
+    if config.start and previous is None:
+        model.network.load_state_dict(load_learned(config.start).network.state_dict())
     with model.players:
         _learn(model, recorder, previous, config.steps)
     return recorder.curve
@@ -168,13 +174,24 @@ class _Recorder(BaseCallback):
         self.scenario, self.out, self.config, self.identity, self.progress = scenario, out, config, identity, progress
         self.curve: list[Evaluation] = []
         self.seeds = list(scenario.seed_range("validation", config.validation_workloads))
+        self.parts = [scenario.episode(seed) for seed in self.seeds]
         self.reference_name, self.reference = "", float("inf")
+        self.scales: list[float] = []
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
     def begin(self) -> None:
-        """Measure the reference: the best of a few heuristics on the validation workloads."""
-        self.reference, self.reference_name = min((self._heuristic(name), name) for name in REFERENCES)
+        """Measure the reference: in each scenario the best of a few heuristics on the validation workloads."""
+        names = [part.name for part in self.parts]
+        means: dict[str, tuple[float, str]] = {}
+        for heuristic in REFERENCES:
+            scores = self._play(heuristic)
+            for name in set(names):
+                of_scenario = [score for score, other in zip(scores, names, strict=True) if other == name]
+                means[name] = min((float(np.mean(of_scenario)), heuristic), means.get(name, (math.inf, "")))
+        self.scales = [means[name][0] for name in names]
+        self.reference_name = ",".join(sorted({heuristic for _, heuristic in means.values()}))
+        self.reference = self.scales[0] if len(means) == 1 else 1.0
 
     def restore(self, model: GroupPPO, checkpoint: dict[str, Any]) -> None:
         model.policy.load_state_dict(checkpoint["policy"])
@@ -182,6 +199,7 @@ class _Recorder(BaseCallback):
         model.iteration, model.num_timesteps = checkpoint["iteration"], checkpoint["num_timesteps"]
         self.curve = [Evaluation(*row) for row in checkpoint["curve"]]
         self.reference_name, self.reference = checkpoint["reference_name"], checkpoint["reference"]
+        self.scales = checkpoint["scales"]
         self.seconds_before = checkpoint["seconds"]
 
     def _on_rollout_start(self) -> None:
@@ -214,8 +232,9 @@ class _Recorder(BaseCallback):
         # The untrained network's best action means nothing (it may wait for ever): it samples, at random in effect.
         sampling = [i if model.iteration == 0 else None for i in range(len(groups))]
         played = model.players.play(model.network, groups, sampling)
-        objective = [episode.metrics[self.scenario.objective] for group in played for episode in group]
-        result = Evaluation(model.num_timesteps, float(np.mean(objective)), self.reference, self._seconds())
+        scores = [episode.score for group in played for episode in group]
+        objective = self.reference * float(np.mean(np.array(scores) / self.scales))
+        result = Evaluation(model.num_timesteps, objective, self.reference, self._seconds())
         best = min((e.objective for e in self.curve), default=float("inf"))
         self.curve.append(result)
         self.model.logger.record("validation/ratio", result.ratio)
@@ -257,15 +276,16 @@ class _Recorder(BaseCallback):
             "curve": [[e.decisions, e.objective, e.reference, e.seconds] for e in self.curve],
             "reference_name": self.reference_name,
             "reference": self.reference,
+            "scales": self.scales,
             "seconds": self._seconds(),
         }
         temporary = self.out / "checkpoint.tmp"
         torch.save(content, temporary)
         temporary.replace(self.out / "checkpoint.pt")
 
-    def _heuristic(self, name: str) -> float:
-        schedules = (Scheduler(self.scenario.simulator(seed)).run(load_policy(name)) for seed in self.seeds)
-        return float(np.mean([schedule.metrics()[self.scenario.objective] for schedule in schedules]))
+    def _play(self, heuristic: str) -> list[float]:
+        schedules = (Scheduler(self.scenario.simulator(seed)).run(load_policy(heuristic)) for seed in self.seeds)
+        return [s.metrics()[part.objective] for s, part in zip(schedules, self.parts, strict=True)]
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started

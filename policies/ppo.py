@@ -100,6 +100,18 @@ def subtract_group_baseline(group: list[tuple[Floats, Floats]]) -> list[Floats]:
     return result
 
 
+def _normalised(advantages: list[Floats], scenarios: list[str]) -> list[Floats]:
+    """Mean 0 and deviation 1 over the episodes of each scenario, so that none drowns the others; clipped at 5."""
+    result = list(advantages)
+    for scenario in set(scenarios):
+        together = np.concatenate([a for a, name in zip(advantages, scenarios, strict=True) if name == scenario])
+        mean, deviation = together.mean(), together.std() + 1e-8
+        for i, name in enumerate(scenarios):
+            if name == scenario:
+                result[i] = np.clip((advantages[i] - mean) / deviation, -5.0, 5.0)
+    return result
+
+
 class GroupPPO(MaskablePPO):
     """MaskablePPO over groups of whole episodes.
 
@@ -181,8 +193,7 @@ class GroupPPO(MaskablePPO):
             adjusted += subtract_group_baseline(list(zip(times, of_group, strict=True)))
         count = sum(episode.kept for episode in kept)
         count -= count % (self.batch_size or count + 1) == 1  # one sample alone has no standard deviation
-        advantages = np.concatenate(adjusted)
-        advantages = np.clip((advantages - advantages.mean()) / (advantages.std() + 1e-8), -5.0, 5.0)
+        advantages = np.concatenate(_normalised(adjusted, [episode.scenario for episode in kept]))
         values = np.concatenate([episode.values[: episode.kept] for episode in kept])
 
         def flat(name: str) -> Any:

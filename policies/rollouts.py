@@ -6,6 +6,7 @@ alone, not on how many processes play how many groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -31,8 +32,10 @@ class Episode:
     Attributes:
         times: D + 1; of each decision, and of the end.
         kept: decisions up to the last arrival; all of them where every job is released at once.
+        bootstrapped: the last kept decision is not the end: arrivals went on, and so does what they cost.
         unit: mean critical path of the workload, seconds.
-        metrics: of the schedule it made.
+        scenario: name of the one that was played.
+        score: the objective's value, seconds or a ratio.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -43,15 +46,19 @@ class Episode:
     rewards: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     kept: int = 0
+    bootstrapped: bool = False
     unit: float = 1.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    scenario: str = ""
+    score: float = 0.0
 
     def advantages(self, horizon: float, trace: float) -> Floats:
         """Generalised advantages of the kept decisions, discounted in simulated time, (kept,).
 
         Args:
-            horizon, trace: time constants in units of `unit`.
+            horizon, trace: time constants in units of `unit`. An episode that is over when its jobs are done, because
+                none arrive later, is not discounted: nothing lies beyond it.
         """
+        horizon = horizon if self.bootstrapped else math.inf
         values = np.array([*self.values, 0.0])[: self.kept + 1]
         elapsed = np.diff(np.array(self.times[: self.kept + 1])) / self.unit
         gamma, decay = np.exp(-elapsed / horizon), np.exp(-elapsed * (1 / horizon + 1 / trace))
@@ -71,7 +78,7 @@ def play(
     Args:
         network: is put into evaluation mode.
         environments, workloads: of equal length.
-        seed: of sampling the actions; None: always take the best one, and keep only `times` and `metrics`.
+        seed: of sampling the actions; None: always take the best one, and keep only times and score.
     """
     network.eval()
     generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -105,9 +112,11 @@ def play(
                 if not info["arrivals_over"]:
                     episode.kept = len(episode.actions)
             if ended:
+                episode.bootstrapped = episode.kept > 0
                 episode.kept = episode.kept or len(episode.actions)
                 episode.unit = environments[i].state.typical_time
-                episode.metrics = environments[i].scheduler.schedule.metrics()
+                episode.scenario = environments[i].episode.name
+                episode.score = environments[i].scheduler.schedule.metrics()[environments[i].episode.objective]
             else:
                 remaining.append(i)
                 current[i] = (following, environments[i].action_masks())

@@ -49,6 +49,10 @@ class Scenario:
     seeds: Seeds = field(default_factory=Seeds)
     description: str = ""
 
+    def episode(self, seed: int) -> Scenario:
+        """The scenario that a seed plays: this one, except for a mixture."""
+        return self
+
     def jobs(self, seed: int) -> list[Job]:
         """The jobs of one episode, in order of release; equal seeds give equal jobs."""
         return list(self.source) if isinstance(self.source, tuple) else self.source.jobs(seed)

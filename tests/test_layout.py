@@ -37,6 +37,7 @@ BELOW = {
     "generator": "model document",
     "scenariofile": "generator simulator",
     "scenario": "workloadfile",
+    "mixture": "scenario",
     "report": "scheduler",
     "envs.fluid": "state",
     "envs.facts": "model",
@@ -44,7 +45,7 @@ BELOW = {
     "envs.availability": "state envs.facts",
     "envs.rows": "envs.availability envs.facts",
     "envs.encoding": "envs.fluid envs.graph envs.rows",
-    "envs": "envs.encoding scenario",
+    "envs": "envs.encoding mixture",
     "policies": "envs.encoding scheduler",
     "policies.rollouts": "envs policies workers",
     "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it

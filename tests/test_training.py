@@ -72,7 +72,9 @@ def test_an_existing_training_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_advantages_decay_with_simulated_time_not_with_decisions() -> None:
     """Two decisions at one instant count as one; a long wait discounts."""
-    episode = Episode(values=[0.0, 0.0, 0.0], rewards=[0.0, 0.0, -1.0], times=[0.0, 0.0, 10.0, 20.0], kept=3)
+    episode = Episode(
+        values=[0.0, 0.0, 0.0], rewards=[0.0, 0.0, -1.0], times=[0.0, 0.0, 10.0, 20.0], kept=3, bootstrapped=True
+    )
     last, middle, first = reversed(episode.advantages(horizon=100.0, trace=10.0))
     assert last == pytest.approx(-1.0)
     assert middle == pytest.approx(-np.exp(-10 / 100 - 10 / 10))
@@ -81,7 +83,7 @@ def test_advantages_decay_with_simulated_time_not_with_decisions() -> None:
 
 def test_decisions_after_the_last_arrival_are_bootstrapped() -> None:
     """The value of the first dropped decision stands for everything behind it."""
-    episode = Episode(values=[1.0, 5.0], rewards=[-2.0, -100.0], times=[0.0, 10.0, 20.0], kept=1)
+    episode = Episode(values=[1.0, 5.0], rewards=[-2.0, -100.0], times=[0.0, 10.0, 20.0], kept=1, bootstrapped=True)
     assert episode.advantages(horizon=100.0, trace=10.0) == pytest.approx([-2.0 + np.exp(-0.1) * 5.0 - 1.0])
 
 

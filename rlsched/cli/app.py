@@ -64,8 +64,9 @@ def demo(
 
 @app.command()
 def train(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")],
+    scenario: Annotated[str, typer.Argument(help="Name or YAML file of a scenario or a mixture, or a workload.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy, curve, logs and checkpoint.")],
+    start: Annotated[str, typer.Option("--from", help="A trained policy to start from.")] = "",
     steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
@@ -78,11 +79,13 @@ def train(
 
       rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
 
+      rlsched train hom16 -o runs/hom16 --from runs/het16 --steps 1000000
+
       rlsched simulate het16 --policy runs/het16/policy.safetensors
     """
     from rlsched.cli.train import train as command
 
-    command(scenario, out, steps, seed, resume)
+    command(scenario, out, start, steps, seed, resume)
 
 
 @app.command()

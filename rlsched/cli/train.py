@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rlsched.cli.output import messages, progress_bar
 from rlsched.experiments.train import Evaluation, TrainingConfig
 from rlsched.experiments.train import train as run_training
+from rlsched.mixture import load_training
 from rlsched.report.units import duration
-from rlsched.scenario import Scenario, load_scenario
+from rlsched.scenario import Scenario
 
 
-def train(scenario: str, out: Path, steps: int | None, seed: int, resume: bool) -> None:
-    config = TrainingConfig(seed=seed) if steps is None else TrainingConfig(steps=steps, seed=seed)
-    train_with_progress(load_scenario(scenario), out, config, resume)
+def train(scenario: str, out: Path, start: str, steps: int | None, seed: int, resume: bool) -> None:
+    config = TrainingConfig(seed=seed, start=start)
+    if steps is not None:
+        config = replace(config, steps=steps)
+    train_with_progress(load_training(scenario), out, config, resume)
 
 
 def train_with_progress(scenario: Scenario, out: Path, config: TrainingConfig, resume: bool) -> list[Evaluation]:
