@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,14 @@ def test_the_environment_aims_at_the_objective_of_each_episode(mixed: Scenario) 
 @pytest.mark.parametrize("name", mixture_names())
 def test_what_comes_with_rlsched_loads(name: str) -> None:
     load_training(name).episode(0)
+
+
+def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(mixture:.*?)```", page, re.DOTALL)
+    file = tmp_path / "example.yaml"
+    file.write_text(example)
+    load_training(file).episode(0)
 
 
 def test_a_scenario_is_its_own_only_episode() -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "rlsched" / "schemas" / "scenario.schema.json"
 FILES = sorted((ROOT / "experiments" / "scenarios").glob("*.yaml"))
 PAGE = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLES = [text for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if not text.startswith("mixture:")]
 
 
 def eager(state: State) -> list[Decision]:
