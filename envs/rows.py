@@ -57,6 +57,7 @@ COLUMNS = (
     ("mode.node_remainder", ""),
     ("mode.spans", ""),
     ("mode.overhead", ""),
+    ("mode.moving", ""),
     ("mode.job_time", "seconds"),
     ("mode.past_next_end", "count"),
     ("mode.delay", "seconds"),
@@ -135,7 +136,7 @@ class RowWriter:
                 (type_free - gpus) / total,
                 (pool.free_on(node) - len(shares[0].gpus)) / (nodes[node].gpus or 1),
                 len(shares) > 1,
-                self._overhead(task, number, left) if overhead else 0.0,
+                *(self._overhead(task, number, left) if overhead else (0.0, 0.0)),
                 duration + rest,
                 duration / soon,
                 0.0,
@@ -168,7 +169,7 @@ class RowWriter:
                     0.0,
                     finish - delay,
                     mode.gpus / self._total,
-                    *(0.0,) * 5,  # what is free then is not known
+                    *(0.0,) * 6,  # what is free then is not known
                     finish + rest,
                     finish / self._soon,
                     delay,
@@ -198,6 +199,7 @@ class RowWriter:
             0.0,
             len(run.allocation.shares) > 1,
             log1p(2 * task.task.checkpoint_time / left),
+            0.0,
             left + max(0.0, task.job.critical_path_left - task.rank),
             left / self._soon,
             0.0,
@@ -245,13 +247,18 @@ class RowWriter:
             now - task.ready_at,
         )
 
-    def _overhead(self, task: TaskState, number: int, left: float) -> float:
-        """Set-up on cold devices and the loading of a checkpoint, relative to the work."""
-        mode = task.task.modes[number]
-        places = self._pool.place(mode, task.job.id)
-        cold = places is not None and self._pool.is_cold(places, task.job.id)
+    def _overhead(self, task: TaskState, number: int, left: float) -> tuple[float, float]:
+        """Set-up on cold devices and loading a checkpoint, relative to the work of the member.
+
+        And relative to what there is for these devices to do: the task's waiting members, shared with the GPUs that the
+        job holds.
+        """
+        mode, job = task.task.modes[number], task.job
+        places = self._pool.place(mode, job.id)
+        cold = places is not None and self._pool.is_cold(places, job.id)
         overhead, work = run_time(task.task, mode, self._state.cluster, 1, left, cold)
-        return log1p(overhead / work)
+        share = len(task.waiting) * max(1, mode.gpus) / (job.gpus + max(1, mode.gpus))
+        return log1p(overhead / work), log1p(overhead / (work * share))
 
 
 def _signed(value: float) -> float:

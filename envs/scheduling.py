@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlsched.envs.continuation import Continuation
 from rlsched.envs.encoding import (
     CRITIC_FEATURES,
     GLOBAL_FEATURES,
@@ -22,6 +23,7 @@ from rlsched.envs.graph import MAX_EDGES, MAX_TASKS, TASK_FEATURES
 from rlsched.envs.reward import Reward, make_reward
 from rlsched.envs.rows import CANDIDATE_FEATURES, Candidate
 from rlsched.mixture import load_training
+from rlsched.model import Allocation
 from rlsched.scenario import Scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator
@@ -54,7 +56,8 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     """One episode is one workload of the scenario, simulated to its end.
 
     Each step is one decision at an instant at which there is at least one candidate: action 0 waits for the next event,
-    action i starts candidate i, or stops it if it is a run (where the scenario has preemption). An illegal action (the
+    action i starts candidate i, or stops it if it is a run (where the scenario has preemption). Members of an array
+    task go on by themselves for a while (`Continuation`). An illegal action (the
     mask forbids it) counts as waiting, or as the first candidate where waiting is illegal too; `info["illegal"]` says
     so.
 
@@ -81,6 +84,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         self._next_seed = self.scenario.seeds.train if first_seed is None else first_seed
         self._candidates: list[Candidate] = []
         self._owed = 0.0  # what the time before the first decision cost: comes with the first reward
+        self._continuation = Continuation()
         self._encoder: Encoder
         self._scheduler: Scheduler
         self._reward: Reward
@@ -117,7 +121,10 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         if chosen == WAIT:
             reward += self._advance()
         else:
-            self._scheduler.apply([decision_of(self._candidates[chosen - 1], self.state)])
+            decision = decision_of(self._candidates[chosen - 1], self.state)
+            self._scheduler.apply([decision])
+            if isinstance(decision, Allocation):
+                self._continuation.decided(decision, self.state)
         reward += self._to_next_decision()
         return self._observe(), reward, self._scheduler.finished, False, self._info(illegal)
 
@@ -126,13 +133,18 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         return action_mask(self.state, self._candidates)
 
     def _to_next_decision(self) -> float:
-        """Advance until some candidate fits or everything has ended; the reward on the way."""
+        """Advance until there is a candidate or everything has ended; the reward on the way."""
         reward = 0.0
-        self._candidates = self._encoder.candidates(self.state)
+        self._find_candidates()
         while not self._candidates and not self._scheduler.finished:
             reward += self._advance()
-            self._candidates = self._encoder.candidates(self.state)
+            self._find_candidates()
         return reward
+
+    def _find_candidates(self) -> None:
+        while following := self._continuation(self.state):
+            self._scheduler.apply([following])
+        self._candidates = self._encoder.candidates(self.state)
 
     def _advance(self) -> float:
         before, jobs = self.state.now, list(self.state.jobs.values())

@@ -140,7 +140,10 @@ def train(
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
     if config.start and previous is None:
-        model.network.load_state_dict(load_learned(config.start).network.state_dict())
+        started = load_learned(config.start)
+        model.network.load_state_dict(started.network.state_dict())
+        if not started.encoder.preemption:
+            model.network.make_stops_rare()
     with model.players:
         _learn(model, recorder, previous, config.steps)
     return recorder.curve

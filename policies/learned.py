@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rlsched.envs.continuation import Continuation
 from rlsched.envs.encoding import OBJECTIVES, Encoder, action_mask, decision_of
 from rlsched.model import Allocation, Preemption
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
@@ -44,15 +45,18 @@ class LearnedPolicy:
         self.network = network.eval()
         self.temperature = temperature
         self._rng = np.random.default_rng(seed)
-        self._encoder = encoder or Encoder(graph=network.graph is not None)
+        self._continuation = Continuation()
+        self.encoder = encoder or Encoder(graph=network.graph is not None)
 
     def __call__(self, state: State) -> Sequence[Allocation | Preemption]:
-        candidates = self._encoder.candidates(state)
+        if following := self._continuation(state):
+            return (following,)
+        candidates = self.encoder.candidates(state)
         if not candidates:
             return ()
         rows = 1 + len(candidates)
         mask = action_mask(state, candidates)[:rows]
-        observation = self._encoder.encode(state, candidates, critic=False)
+        observation = self.encoder.encode(state, candidates, critic=False)
         tensors = {key: torch.as_tensor(array)[None] for key, array in observation.items()}
         tensors["candidates"] = tensors["candidates"][:, :rows]
         with torch.inference_mode():
@@ -63,7 +67,12 @@ class LearnedPolicy:
             action = int(self._rng.choice(rows, p=weights / weights.sum()))
         else:
             action = int(logits.argmax())
-        return () if action == 0 else (decision_of(candidates[action - 1], state),)
+        if action == 0:
+            return ()
+        decision = decision_of(candidates[action - 1], state)
+        if isinstance(decision, Allocation):
+            self._continuation.decided(decision, state)
+        return (decision,)
 
 
 def save_policy(path: Path, network: SchedulingNetwork, card: Mapping[str, Any]) -> Path:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from rlsched.envs.encoding import CRITIC_FEATURES, GLOBAL_FEATURES
 from rlsched.envs.graph import TASK_FEATURES
-from rlsched.envs.rows import CANDIDATE_FEATURES
+from rlsched.envs.rows import CANDIDATE_FEATURES, COLUMNS
+
+_IS_STOP = [name for name, _ in COLUMNS].index("is_stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,14 @@ class SchedulingNetwork(nn.Module):
         self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
         nn.init.normal_(self.score.weight, std=0.01)
         nn.init.zeros_(self.skip.weight)
+        self.make_stops_rare()
         nn.init.normal_(_last(self.critic).weight, std=0.01)
         nn.init.zeros_(self.critic_skip.weight)
+
+    def make_stops_rare(self) -> None:
+        """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done."""
+        with torch.no_grad():
+            self.skip.weight[0, _IS_STOP] = -4.0
 
     def actor(self, observation: dict[str, Tensor]) -> Tensor:
         """Logits (B, C); rows that are not in use get 0 and are for the mask to exclude."""

@@ -67,6 +67,14 @@ class Pool:
                 return tuple(Share(node, self._pick(node, count, job)) for node, count in nodes)
         return None
 
+    def suits(self, shares: Sequence[Share], mode: Mode) -> bool:
+        """True if the devices are free and suit the mode."""
+        try:
+            self._verify(shares, mode)
+        except ValueError:
+            return False
+        return True
+
     def take(self, shares: Sequence[Share], mode: Mode, job: int) -> bool:
         """Hand the devices out; True if some device was cold (see `is_cold`).
 

@@ -139,6 +139,7 @@ class State:
         ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
         running: what runs, by member.
         preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
+        became_ready: how often a task has become ready, so far.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
@@ -161,7 +162,7 @@ class State:
         self._arrived = 0
         self._critical_paths = 0.0
         self._changes = 0
-        self._became_ready = 0
+        self.became_ready = 0
 
     @property
     def typical_time(self) -> float:
@@ -308,8 +309,8 @@ class State:
     def _make_ready(self, task: TaskState) -> None:
         task.status = Status.READY
         task.ready_at = self.now
-        self._became_ready += 1
-        task.ready_number = self._became_ready
+        self.became_ready += 1
+        task.ready_number = self.became_ready
         if task.task.cpu_only:
             self.ready_cpu[task.key] = task
         else:

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from builders import gpus
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ import rlsched.envs  # noqa: F401  (registers the environment)
 from rlsched.envs.encoding import MAX_CANDIDATES
 from rlsched.envs.rows import CANDIDATE_FEATURES
 from rlsched.envs.scheduling import WAIT, SchedulingEnv
+from rlsched.model import Job, Mode, Task
+from rlsched.scenario import Scenario
 
 Trajectory = list[tuple[dict[str, Any], float, float]]
 
@@ -120,6 +123,19 @@ def test_waiting_is_illegal_while_nothing_runs() -> None:
     assert not env.state.running or env.action_masks()[WAIT]
     if not env.state.running:
         assert not env.action_masks()[WAIT]
+
+
+def test_members_of_an_array_task_go_on_until_there_is_something_to_think_about() -> None:
+    """Ten members on two GPUs are two decisions, and two more when another job arrives, beside its own."""
+    array = Job("sweep", (Task("t", (Mode(10.0, gpus=1),), array=10),))
+    later = Job("later", (Task("t", (Mode(1.0, gpus=1),)),), release=15.0)
+    one, two = (Scenario("by hand", gpus(2), jobs) for jobs in ((array,), (array, later)))
+    decisions = [len(play(SchedulingEnv(scenario, graph=False), 0, first_start)) - 1 for scenario in (one, two)]
+    assert decisions == [2, 5]
+
+
+def first_start(env: SchedulingEnv) -> int:
+    return int(np.flatnonzero(env.action_masks()[1:])[0]) + 1
 
 
 @pytest.mark.parametrize("parallel", [False, True], ids=["DummyVecEnv", "SubprocVecEnv"])

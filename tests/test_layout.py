@@ -43,10 +43,11 @@ BELOW = {
     "envs.facts": "model",
     "envs.graph": "envs.facts state",
     "envs.availability": "state envs.facts",
+    "envs.continuation": "state",
     "envs.rows": "envs.availability envs.facts",
     "envs.encoding": "envs.fluid envs.graph envs.rows",
-    "envs": "envs.encoding mixture",
-    "policies": "envs.encoding scheduler",
+    "envs": "envs.encoding envs.continuation mixture",
+    "policies": "envs.encoding envs.continuation scheduler",
     "policies.rollouts": "envs policies workers",
     "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
     "experiments": "executor manifest policies.ppo report traces",
