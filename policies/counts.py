@@ -28,6 +28,8 @@ class Menu:
     Attributes:
         threshold: what the rule calls effective enough, 0 to 1.
         ladders: the ladders of all tasks in the system.
+        kind: what a task needs to start, as a number: of tasks with equal menus either all can start now or none can;
+            None where menus change with the state.
 
     Raises:
         ValueError: a rule that does not exist, a threshold outside [0, 1], a stretch below 1.
@@ -42,19 +44,32 @@ class Menu:
         self.ladders = PerTask(ladders)
         self._rule = look_up(COUNTS, "count rule", count)
         self._stretch = stretch
-        self._read = self._write if self._rule in (equal_share, water_filling) else PerTask(self._write)
+        self._kinds: dict[tuple[object, ...], int] = {}
+        self._read: Callable[[TaskState, State], Courses]
+        if self._rule in (equal_share, water_filling):
+            self._read, self.kind = self._write, None
+        else:
+            self._read, self.kind = PerTask(self._write), PerTask(self._kind)
 
     def __call__(self, task: TaskState, state: State) -> Courses:
         """For each GPU type the acceptable rungs, largest first; at least one rung in all."""
         return self._read(task, state)
 
     def _write(self, task: TaskState, state: State) -> Courses:
-        chosen = [(ladder, self._rule(ladder, state, self)) for ladder in self.ladders(task, state)]
-        longest = self._stretch * min(rung.duration for _, rung in chosen)
+        on_offer = self.ladders(task, state)
+        if len(task.task.modes) == 1:
+            return [(ladder, [*ladder.rungs]) for ladder in on_offer]
+        chosen = [(ladder, self._rule(ladder, state, self)) for ladder in on_offer]
+        longest = self._stretch * min([rung.duration for _, rung in chosen])
         return [
             (ladder, [r for r in reversed(ladder.rungs) if r.size <= wanted.size and r.duration <= longest])
             for ladder, wanted in chosen
         ]
+
+    def _kind(self, task: TaskState, state: State) -> int:
+        modes = task.task.modes
+        needs = tuple([modes[rung.mode].needs for _, rungs in self(task, state) for rung in rungs])
+        return self._kinds.setdefault(needs, len(self._kinds))
 
 
 CountRule = Callable[[Ladder, State, Menu], Rung]
@@ -72,10 +87,11 @@ def maximum(ladder: Ladder, state: State, menu: Menu) -> Rung:
 
 def efficiency(ladder: Ladder, state: State, menu: Menu) -> Rung:
     """The largest gang whose GPUs are at least `threshold` times as effective as those of the smallest."""
-    enough = (
-        rung for rung in reversed(ladder.rungs) if ladder.least_work >= menu.threshold * rung.size * rung.duration
-    )
-    return next(enough, ladder.rungs[0])
+    least_work, threshold = ladder.least_work, menu.threshold
+    for rung in reversed(ladder.rungs):
+        if least_work >= threshold * rung.size * rung.duration:
+            return rung
+    return ladder.rungs[0]
 
 
 def marginal(ladder: Ladder, state: State, menu: Menu) -> Rung:

@@ -13,26 +13,6 @@ from rlsched.policies.ranking import Ranking
 from rlsched.state import State, TaskState
 
 
-class _AllNeedGpus:
-    """Whether no job has a task that a policy could start without GPUs; looks at each job once, as it arrives."""
-
-    def __init__(self) -> None:
-        self._state: State | None = None
-        self._newest = -1
-        self._so_far = True
-
-    def __call__(self, state: State) -> bool:
-        if state is not self._state:
-            self._state, self._newest, self._so_far = state, -1, True
-        for job_id, job in reversed(state.jobs.items()):
-            if job_id <= self._newest:
-                break
-            tasks = (task for task in job.job.tasks if not task.cpu_only)
-            self._so_far = self._so_far and all(mode.gpus for task in tasks for mode in task.modes)
-        self._newest = next(reversed(state.jobs), self._newest)
-        return self._so_far
-
-
 class GreedyPolicy:
     """Starts the task that comes first, one task at a time.
 
@@ -66,28 +46,28 @@ class GreedyPolicy:
         gpu_type: str = "fastest",
         placement: str = "pack",
     ) -> None:
-        self._ranking = Ranking(order)
         self._menu = Menu(count, threshold, stretch)
         self._blocking = blocking
-        self._all_need_gpus = _AllNeedGpus()
+        self._ranking = Ranking(order, None if blocking else self._menu.kind)
         self._handicap = look_up(GPU_TYPES, "rule for the GPU type", gpu_type)
         self._place = look_up(PLACEMENTS, "placement", placement)
 
     def __call__(self, state: State) -> Sequence[Allocation]:
-        if not state.pool.free_gpus() and self._all_need_gpus(state):
+        free = state.pool.free_gpus()
+        if not free and not state.without_gpus:
             return ()
         for task in self._queue(state):
-            allocation = self._start(task, state)
-            if allocation is not None:
-                return (allocation,)
+            if task.task.least_gpus <= free:
+                allocation = self._start(task, state)
+                if allocation is not None:
+                    return (allocation,)
         return ()
 
     def _queue(self, state: State) -> Iterable[TaskState]:
-        """The ready tasks in order; with blocking, the first alone."""
-        if not self._blocking:
-            return self._ranking(state)
-        first = self._ranking.first(state)
-        return () if first is None else (first,)
+        """The ready tasks in order; with blocking the first alone, and otherwise one of those that need the same."""
+        if self._blocking or self._menu.kind is not None:
+            return self._ranking.fronts(state)
+        return self._ranking(state)
 
     def _start(self, task: TaskState, state: State) -> Allocation | None:
         candidates = []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary
 
-from rlsched.state import JobState, State, TaskState
+from rlsched.model import Mode
+from rlsched.state import State, TaskState
 
 Value = TypeVar("Value")
 
 
 class PerTask(Generic[Value]):
-    """Something computed once for each task, and forgotten with its job.
+    """Something computed once for each task, and forgotten with it.
 
     Args:
         compute: answers a task and the state with the value.
@@ -20,15 +22,14 @@ class PerTask(Generic[Value]):
 
     def __init__(self, compute: Callable[[TaskState, State], Value]) -> None:
         self._compute = compute
-        self._known: WeakKeyDictionary[JobState, dict[int, Value]] = WeakKeyDictionary()
 
     def __call__(self, task: TaskState, state: State) -> Value:
-        of_job = self._known.get(task.job)
-        if of_job is None:
-            of_job = self._known[task.job] = {}
-        if task.index not in of_job:
-            of_job[task.index] = self._compute(task, state)
-        return of_job[task.index]
+        memo = task.memo
+        if self in memo:
+            value: Value = memo[self]
+            return value
+        value = memo[self] = self._compute(task, state)
+        return value
 
 
 class Rung(NamedTuple):
@@ -61,19 +62,32 @@ class Ladder(NamedTuple):
 def ladders(task: TaskState, state: State) -> tuple[Ladder, ...]:
     """One ladder for each GPU type that the task has modes for; modes too large for the cluster are on none."""
     modes = task.task.modes
+    if len(modes) == 1:
+        return (Ladder(*_kind(modes[0]), (_rung(0, modes[0]),)),)
     by_kind: dict[tuple[bool, str | None], list[Rung]] = {}
     for number, mode in enumerate(modes):
-        if len(modes) == 1 or state.fits_when_empty(mode):
-            size = max(1, mode.gpus or sum(mode.resources.values()))
-            kind = (mode.gpus > 0, mode.gpu_type if mode.gpus else None)
-            by_kind.setdefault(kind, []).append(Rung(number, size, mode.duration))
-    return tuple(Ladder(*kind, _rising(rungs)) for kind, rungs in by_kind.items())
+        if state.fits_when_empty(mode):
+            by_kind.setdefault(_kind(mode), []).append(_rung(number, mode))
+    return tuple([Ladder(*kind, _rising(rungs)) for kind, rungs in by_kind.items()])
+
+
+def _kind(mode: Mode) -> tuple[bool, str | None]:
+    return (True, mode.gpu_type) if mode.gpus else (False, None)
+
+
+def _rung(number: int, mode: Mode) -> Rung:
+    return Rung(number, mode.gpus or sum(mode.resources.values()) or 1, mode.duration)
+
+
+_size_and_duration = attrgetter("size", "duration")
 
 
 def _rising(rungs: list[Rung]) -> tuple[Rung, ...]:
     """In order of size, without those that are no faster than a smaller one."""
     kept: list[Rung] = []
-    for rung in sorted(rungs, key=lambda rung: (rung.size, rung.duration)):
-        if not kept or rung.duration < kept[-1].duration:
+    shortest = math.inf
+    for rung in sorted(rungs, key=_size_and_duration):
+        if rung.duration < shortest:
             kept.append(rung)
+            shortest = rung.duration
     return tuple(kept)

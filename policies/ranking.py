@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from sortedcontainers import SortedList
+from collections.abc import Callable, Hashable, Iterator
+from heapq import heapify, heappop, heappush
 
 from rlsched.policies.orders import Key, Order
 from rlsched.state import JobState, State, Status, TaskState
@@ -18,66 +17,113 @@ class Ranking:
     The answer of a local order (see `rlsched.policies.orders.order`) stands until something happens to the task's own
     job: then only the jobs that have changed since the last decision are ranked again. Other orders are asked anew
     about every task.
+
+    Args:
+        order: which ready task comes first.
+        kind: answers a task with its kind, which never changes; None: all are of one kind. See `fronts`.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, kind: Callable[[TaskState, State], Hashable] | None = None) -> None:
         self._order = order
+        self._kind = kind
         self._local = getattr(order, "local", False)
         self._begin(None)
 
-    def first(self, state: State) -> TaskState | None:
-        """The task at the front; None if there is none."""
-        if self._local:
-            return next(iter(self(state)), None)
-        first: Entry | None = min(self._entries(state), default=None)
-        return None if first is None else first[2]
+    def fronts(self, state: State) -> list[TaskState]:
+        """The first task of each kind, in order: what to look at where tasks of one kind can start or wait alike."""
+        if not self._local:
+            return [task for _, _, task in sorted(self._first_of_kinds(state))]
+        self._update(state)
+        entries: list[Entry] = []
+        for kind in list(self._queues):
+            if (entry := self._front(self._queues[kind])) is None:
+                del self._queues[kind]
+            else:
+                entries.append(entry)
+        if len(entries) > 1:
+            entries.sort()
+        return [task for _, _, task in entries]
 
     def __call__(self, state: State) -> Iterator[TaskState]:
         """The ready tasks in order."""
-        if not self._local:
-            return (task for _, _, task in sorted(self._entries(state)))
-        if state is not self._state:
-            self._begin(state)
-        self._update(state)
-        return (task for _, _, task in self._ranked if task.status is Status.READY)
+        if self._local:
+            self._update(state)
+            entries = [entry for queue in self._queues.values() for entry in queue if self._stands(entry)]
+        else:
+            entries = list(self._entries(state))
+        heapify(entries)  # cheaper than sorting, if the first few are all that is asked for
+        while entries:
+            yield heappop(entries)[2]
 
     def _begin(self, state: State | None) -> None:
         self._state = state
         self._seen = 0
-        self._ranked: SortedList[Entry] = SortedList()
-        self._of_job: dict[int, dict[int, Entry]] = {}  # by job, and by the number of the entry
+        self._current: dict[int, Entry] = {}  # of each task, by the number under which it became ready
+        self._queues: dict[Hashable, list[Entry]] = {}  # by kind: heaps; of what is in them, some no longer stands
+        self._queued = 0
 
     def _update(self, state: State) -> None:
+        if state is not self._state:
+            self._begin(state)
         latest = self._seen
-        for job_id in reversed(state.recent):
-            job = state.recent[job_id]
+        for job in reversed(state.recent.values()):
             if job.changed <= self._seen:
                 break
             latest = max(latest, job.changed)
-            self._rank(job, state)
+            if job.ready:
+                self._rank(job, state)
         self._seen = latest
-        # A job that has ended is no longer among the recent ones; what is left of it is skipped, and
-        # goes when it comes to the front.
-        while self._ranked and self._ranked[0][2].status is not Status.READY:
-            self._forget(self._ranked[0][2].job.id)
+        if self._queued > 2 * len(state.ready) + 64:
+            self._tidy()
 
     def _rank(self, job: JobState, state: State) -> None:
-        before = self._of_job.pop(job.id, {})
-        if job.ready:
-            self._of_job[job.id] = now = {}
-            for task in job.ready.values():
-                entry = (self._order(task, state), task.ready_number, task)
-                if before.get(task.ready_number) == entry:
-                    del before[task.ready_number]
-                else:
-                    self._ranked.add(entry)
-                now[task.ready_number] = entry
-        for entry in before.values():
-            self._ranked.remove(entry)
+        for task in job.ready.values():
+            key, number = self._order(task, state), task.ready_number
+            known = self._current.get(number)
+            if known is None or known[0] != key:
+                self._current[number] = entry = (key, number, task)
+                kind = None if self._kind is None else self._kind(task, state)
+                if (queue := self._queues.get(kind)) is None:
+                    queue = self._queues[kind] = []
+                heappush(queue, entry)
+                self._queued += 1
 
-    def _forget(self, job_id: int) -> None:
-        for entry in self._of_job.pop(job_id, {}).values():
-            self._ranked.remove(entry)
+    def _stands(self, entry: Entry) -> bool:
+        """True if the task waits still, and at this place."""
+        _, number, task = entry
+        return task.status is Status.READY and self._current.get(number) is entry and task.ready_number == number
+
+    def _front(self, queue: list[Entry]) -> Entry | None:
+        while queue:
+            if self._stands(entry := queue[0]):
+                return entry
+            self._drop(heappop(queue))
+        return None
+
+    def _drop(self, entry: Entry) -> None:
+        self._queued -= 1
+        if self._current.get(entry[1]) is entry:
+            del self._current[entry[1]]
+
+    def _tidy(self) -> None:
+        """Drop what no longer stands, wherever in the queues it is."""
+        for queue in self._queues.values():
+            for entry in queue:
+                if not self._stands(entry):
+                    self._drop(entry)
+            queue[:] = filter(self._stands, queue)
+            heapify(queue)
 
     def _entries(self, state: State) -> Iterator[Entry]:
         return ((self._order(task, state), task.ready_number, task) for task in state.ready.values())
+
+    def _first_of_kinds(self, state: State) -> list[Entry]:
+        if self._kind is None:
+            first = min(self._entries(state), default=None)
+            return [] if first is None else [first]
+        fronts: dict[Hashable, Entry] = {}
+        for entry in self._entries(state):
+            kind = self._kind(entry[2], state)
+            if kind not in fronts or entry < fronts[kind]:
+                fronts[kind] = entry
+        return list(fronts.values())

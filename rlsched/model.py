@@ -120,17 +120,30 @@ class Task:
     least_gpus: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(bool(self.name), "a task has an empty name")
-        _check(bool(self.modes), f"task {self.name!r} has no mode")
-        _check(self.array >= 1, f"task {self.name!r}: array is {self.array}, expected 1 or more")
-        for name in ("setup_time", "checkpoint_time"):
-            _check(getattr(self, name) >= 0, f"task {self.name!r}: {name} is below 0")
-        budgets = (self.retries,) if isinstance(self.retries, int) else self.retries.values()
-        _check(min(budgets, default=0) >= 0, f"task {self.name!r}: retries is below 0")
-        object.__setattr__(self, "cpu_only", all(mode.cpu_only for mode in self.modes))
-        object.__setattr__(self, "shortest", min(mode.duration for mode in self.modes))
-        object.__setattr__(self, "least_gpus", min(mode.gpus for mode in self.modes))
-        object.__setattr__(self, "least_work", self.array * min(mode.gpu_seconds for mode in self.modes))
+        modes = self.modes
+        if not self.name:
+            raise ValueError("a task has an empty name")
+        if not modes:
+            raise ValueError(f"task {self.name!r} has no mode")
+        if not self.array >= 1:
+            raise ValueError(f"task {self.name!r}: array is {self.array}, expected 1 or more")
+        if not (self.setup_time >= 0 and self.checkpoint_time >= 0):
+            name = "checkpoint_time" if self.setup_time >= 0 else "setup_time"
+            raise ValueError(f"task {self.name!r}: {name} is below 0")
+        retries = self.retries if isinstance(self.retries, int) else min(self.retries.values(), default=0)
+        if not retries >= 0:
+            raise ValueError(f"task {self.name!r}: retries is below 0")
+        if len(modes) == 1:
+            (mode,) = modes
+            least_gpus, shortest, work, cpu_only = mode.gpus, mode.duration, mode.gpus * mode.duration, mode.cpu_only
+        else:
+            least_gpus, shortest = min(mode.gpus for mode in modes), min(mode.duration for mode in modes)
+            work = min(mode.gpus * mode.duration for mode in modes)
+            cpu_only = not least_gpus and all(mode.cpu_only for mode in modes)
+        object.__setattr__(self, "cpu_only", cpu_only)
+        object.__setattr__(self, "shortest", shortest)
+        object.__setattr__(self, "least_gpus", least_gpus)
+        object.__setattr__(self, "least_work", self.array * work)
 
     def may_retry(self, failures: Mapping[Cause, int]) -> bool:
         """True if a member that has failed that often, by cause, is to be tried again."""
@@ -151,7 +164,7 @@ class Job:
         deadline: seconds on the same clock as `release`; None: none.
         successors: for each task, the indices of the tasks that need it (derived).
         needs_left: for each task, how many tasks it needs (derived).
-        topological: task indices in an order that respects the edges (derived).
+        topological: task indices in an order that respects the edges: as they stand, if that is one (derived).
         derived: room for what others compute from the job once and for all (a job never changes).
 
     Raises:
@@ -169,31 +182,43 @@ class Job:
     derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check(bool(self.tasks), f"job {self.name!r} has no task")
-        _check(math.isfinite(self.release), f"job {self.name!r}: release is {self.release}")
-        _check(self.weight > 0, f"job {self.name!r}: weight is {self.weight}, expected above 0")
-        _check(
-            self.deadline is None or self.deadline >= self.release,
-            f"job {self.name!r}: the deadline is before the release",
-        )
-        index = {task.name: i for i, task in enumerate(self.tasks)}
-        _check(len(index) == len(self.tasks), f"job {self.name!r}: two tasks have the same name")
-        successors: list[list[int]] = [[] for _ in self.tasks]
-        graph: dict[int, list[int]] = {}
-        for i, task in enumerate(self.tasks):
-            for need in task.needs:
-                _check(need in index, f"job {self.name!r}: task {task.name!r} needs {need!r}, which does not exist")
-            graph[i] = [index[need] for need in dict.fromkeys(task.needs)]
-            for predecessor in graph[i]:
+        if not self.tasks:
+            raise ValueError(f"job {self.name!r} has no task")
+        if not math.isfinite(self.release):
+            raise ValueError(f"job {self.name!r}: release is {self.release}")
+        if not self.weight > 0:
+            raise ValueError(f"job {self.name!r}: weight is {self.weight}, expected above 0")
+        if not (self.deadline is None or self.deadline >= self.release):
+            raise ValueError(f"job {self.name!r}: the deadline is before the release")
+        predecessors = self._predecessors()
+        successors: list[list[int]] = [[] for _ in predecessors]
+        in_order = True
+        for i, needed in enumerate(predecessors):
+            for predecessor in needed:
                 successors[predecessor].append(i)
+                in_order = in_order and predecessor < i
+        order = tuple(range(len(predecessors))) if in_order else self._sorted(predecessors)
+        object.__setattr__(self, "successors", tuple(map(tuple, successors)))
+        object.__setattr__(self, "needs_left", tuple(map(len, predecessors)))
+        object.__setattr__(self, "topological", order)
+
+    def _predecessors(self) -> list[list[int]]:
+        """For each task, the indices of the tasks that it needs."""
+        index = {task.name: i for i, task in enumerate(self.tasks)}
+        if len(index) != len(self.tasks):
+            raise ValueError(f"job {self.name!r}: two tasks have the same name")
         try:
-            order = tuple(TopologicalSorter(graph).static_order())
+            return [[index[need] for need in dict.fromkeys(task.needs)] if task.needs else [] for task in self.tasks]
+        except KeyError:
+            task, need = next((task, need) for task in self.tasks for need in task.needs if need not in index)
+            raise ValueError(f"job {self.name!r}: task {task.name!r} needs {need!r}, which does not exist") from None
+
+    def _sorted(self, predecessors: list[list[int]]) -> tuple[int, ...]:
+        try:
+            return tuple(TopologicalSorter(dict(enumerate(predecessors))).static_order())
         except CycleError as error:
             cycle = " -> ".join(self.tasks[i].name for i in error.args[1])
             raise ValueError(f"job {self.name!r}: the needs form a cycle: {cycle}") from None
-        object.__setattr__(self, "successors", tuple(map(tuple, successors)))
-        object.__setattr__(self, "needs_left", tuple(len(graph[i]) for i in range(len(self.tasks))))
-        object.__setattr__(self, "topological", order)
 
     @cached_property
     def upward_ranks(self) -> tuple[float, ...]:
@@ -203,7 +228,8 @@ class Job:
         """
         ranks = [0.0] * len(self.tasks)
         for i in reversed(self.topological):
-            ranks[i] = self.tasks[i].shortest + max((ranks[s] for s in self.successors[i]), default=0.0)
+            successors = self.successors[i]
+            ranks[i] = self.tasks[i].shortest + (max([ranks[s] for s in successors]) if successors else 0.0)
         return tuple(ranks)
 
     @cached_property
@@ -219,7 +245,7 @@ class Job:
     @cached_property
     def least_work(self) -> float:
         """GPU-seconds of the whole job, every task in its most efficient mode."""
-        return sum(self.task_work)
+        return sum([task.least_work for task in self.tasks])
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,18 +24,22 @@ class Pool:
         self._memory = [int(node.memory * GIB) for node in cluster.nodes]  # whole bytes: sums of floats would drift
         self._resources = [dict(node.resources) for node in cluster.nodes]
         self._last_job: list[list[int | None]] = [[None] * node.gpus for node in cluster.nodes]
-        self._largest = {t: max(n.gpus for n in cluster.nodes if n.gpu_type == t) for t in cluster.gpu_types}
+        largest: dict[str, int] = {}
+        for spec in cluster.nodes:
+            if spec.gpus:
+                largest[spec.gpu_type] = max(spec.gpus, largest.get(spec.gpu_type, 0))
         # type -> number of free GPUs -> the nodes that have exactly that many (a dict, as a set that keeps its order)
         self._by_free: dict[str, list[dict[int, None]]] = {
-            gpu_type: [{} for _ in range(largest + 1)] for gpu_type, largest in self._largest.items()
+            gpu_type: [{} for _ in range(most + 1)] for gpu_type, most in largest.items()
         }
         self._free = dict.fromkeys(cluster.gpu_types, 0)
+        self._free_in_all = 0
         for index in range(len(cluster.nodes)):
-            self._count(index, 1)
+            self._enter(index)
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
-        return sum(self._free.values()) if gpu_type is None else self._free.get(gpu_type, 0)
+        return self._free_in_all if gpu_type is None else self._free.get(gpu_type, 0)
 
     def free_on(self, node: int) -> int:
         """Free GPUs of one node."""
@@ -55,16 +59,18 @@ class Pool:
         On one node where any node of the type is large enough (best fit: the node with the fewest GPUs to spare),
         otherwise on nodes that are entirely free. On a node, devices that are warm for `job` come first.
         """
-        if mode.gpus == 0:
+        gpus = mode.gpus
+        if not gpus:
             node = next((i for i in range(len(self.up)) if self._has(i, mode)), None)
             return None if node is None else (Share(node, ()),)
         for gpu_type in self.cluster.gpu_types if mode.gpu_type is None else (mode.gpu_type,):
-            if self._free.get(gpu_type, 0) < mode.gpus:
-                continue
-            spans = mode.gpus > self._largest[gpu_type]
-            nodes = self._whole_nodes(mode, gpu_type) if spans else self._best_fit(mode, gpu_type)
-            if nodes:
-                return tuple(Share(node, self._pick(node, count, job)) for node, count in nodes)
+            if self._free.get(gpu_type, 0) >= gpus:
+                by_free = self._by_free[gpu_type]
+                if gpus >= len(by_free):
+                    if nodes := self._whole_nodes(mode, gpu_type):
+                        return tuple([Share(node, self._pick(node, count, job)) for node, count in nodes])
+                elif (node := self._best_fit(mode, by_free)) is not None:
+                    return (Share(node, self._pick(node, gpus, job)),)
         return None
 
     def suits(self, shares: Sequence[Share], mode: Mode) -> bool:
@@ -82,26 +88,33 @@ class Pool:
             ValueError: something is not free or does not suit the mode; names it. Nothing has changed then.
         """
         self._verify(shares, mode)
-        cold = self.is_cold(shares, job)
+        cold = False
+        for node, gpus in shares:
+            free, last = self._gpus[node], self._last_job[node]
+            before = len(free)
+            for gpu in gpus:
+                free.remove(gpu)
+                if last[gpu] != job:
+                    last[gpu] = job
+                    cold = True
+            self._move(node, before, len(free))
         self._change(shares, mode, 1)
-        for share in shares:
-            for gpu in share.gpus:
-                self._gpus[share.node].remove(gpu)
-                self._last_job[share.node][gpu] = job
-            self._count(share.node, 1)
         return cold
 
     def give(self, shares: Sequence[Share], mode: Mode) -> None:
         """Take the devices of a finished or stopped gang back."""
+        for node, gpus in shares:
+            free = self._gpus[node]
+            before = len(free)
+            free += gpus
+            free.sort()
+            self._move(node, before, len(free))
         self._change(shares, mode, -1)
-        for share in shares:
-            self._gpus[share.node] = sorted((*self._gpus[share.node], *share.gpus))
-            self._count(share.node, 1)
 
     def lose(self, node: int) -> None:
         """Take a node out of service; what it still holds is given back as usual. Its devices are cold afterwards."""
         if self.up[node]:
-            self._count(node, -1)
+            self._leave(node)
             self.up[node] = False
             self._last_job[node] = [None] * len(self._last_job[node])
 
@@ -109,44 +122,64 @@ class Pool:
         """Put a lost node back into service."""
         if not self.up[node]:
             self.up[node] = True
-            self._count(node, 1)
+            self._enter(node)
 
-    def _count(self, node: int, sign: int) -> None:
-        """Enter a node in the index of free GPUs (sign 1) or take it out (-1)."""
+    def _enter(self, node: int) -> None:
+        """Enter a node that is up in the index of free GPUs."""
+        spec, free = self.cluster.nodes[node], len(self._gpus[node])
+        if spec.gpus:
+            self._free[spec.gpu_type] += free
+            self._free_in_all += free
+            self._by_free[spec.gpu_type][free][node] = None
+
+    def _leave(self, node: int) -> None:
+        """Take it out again."""
+        spec, free = self.cluster.nodes[node], len(self._gpus[node])
+        if spec.gpus:
+            self._free[spec.gpu_type] -= free
+            self._free_in_all -= free
+            del self._by_free[spec.gpu_type][free][node]
+
+    def _move(self, node: int, before: int, after: int) -> None:
+        """Keep the index up to date: the node has `after` GPUs free, of late `before`.
+
+        Among nodes of as many free GPUs, the one that was used last is the last, even if it was not for its GPUs.
+        """
         spec = self.cluster.nodes[node]
-        if self.up[node] and spec.gpus:
-            free = len(self._gpus[node])
-            self._free[spec.gpu_type] += sign * free
-            if sign > 0:
-                self._by_free[spec.gpu_type][free][node] = None
-            else:
-                del self._by_free[spec.gpu_type][free][node]
+        if spec.gpus and self.up[node]:
+            self._free[spec.gpu_type] += after - before
+            self._free_in_all += after - before
+            by_free = self._by_free[spec.gpu_type]
+            del by_free[before][node]
+            by_free[after][node] = None
 
     def _change(self, shares: Sequence[Share], mode: Mode, sign: int) -> None:
-        for share in shares:
-            self._count(share.node, -1)
-            self._cpus[share.node] -= sign * mode.cpus
-            self._memory[share.node] -= sign * int(mode.memory * GIB)
-            free = self._resources[share.node]
-            for name, amount in mode.resources.items():
-                free[name] = free.get(name, 0) - sign * amount
+        """Take (sign 1) or give back (-1) what a mode takes on each node beside GPUs."""
+        if mode.cpus or mode.memory or mode.resources:
+            cpus, memory = sign * mode.cpus, sign * int(mode.memory * GIB)
+            for node, _ in shares:
+                self._cpus[node] -= cpus
+                self._memory[node] -= memory
+                free = self._resources[node]
+                for name, amount in mode.resources.items():
+                    free[name] = free.get(name, 0) - sign * amount
 
     def _has(self, node: int, mode: Mode) -> bool:
         """Everything but GPUs, and GPU memory, suits the mode."""
         return (
             self.up[node]
             and self._cpus[node] >= mode.cpus
-            and self._memory[node] >= int(mode.memory * GIB)
-            and (not mode.gpus or self.cluster.nodes[node].gpu_memory >= mode.gpu_memory)
+            and (not mode.memory or self._memory[node] >= int(mode.memory * GIB))
+            and (not mode.gpu_memory or not mode.gpus or self.cluster.nodes[node].gpu_memory >= mode.gpu_memory)
             and (not mode.resources or all(self._resources[node].get(n, 0) >= a for n, a in mode.resources.items()))
         )
 
-    def _best_fit(self, mode: Mode, gpu_type: str) -> list[tuple[int, int]]:
-        for nodes in self._by_free[gpu_type][mode.gpus :]:
-            for node in nodes:
+    def _best_fit(self, mode: Mode, by_free: list[dict[int, None]]) -> int | None:
+        for count in range(mode.gpus, len(by_free)):
+            for node in by_free[count]:
                 if self._has(node, mode):
-                    return [(node, mode.gpus)]
-        return []
+                    return node
+        return None
 
     def _whole_nodes(self, mode: Mode, gpu_type: str) -> list[tuple[int, int]]:
         chosen, missing = [], mode.gpus
@@ -166,29 +199,30 @@ class Pool:
 
     def _pick(self, node: int, count: int, job: int | None) -> tuple[int, ...]:
         free, last = self._gpus[node], self._last_job[node]
-        if job is None or not any(last[gpu] == job for gpu in free):
+        if count == len(free) or job is None or job not in last:
             return tuple(free[:count])
         return tuple(sorted(sorted(free, key=lambda gpu: last[gpu] != job)[:count]))
 
     def _verify(self, shares: Sequence[Share], mode: Mode) -> None:
-        if sum(len(share.gpus) for share in shares) != mode.gpus:
-            held = sum(len(share.gpus) for share in shares)
+        held = len(shares[0].gpus) if len(shares) == 1 else sum(len(share.gpus) for share in shares)
+        if held != mode.gpus:
             raise ValueError(f"the gang holds {held} GPUs, its mode takes {mode.gpus}")
-        if not shares or len({share.node for share in shares}) != len(shares):
+        if len(shares) != 1 and (not shares or len({share.node for share in shares}) != len(shares)):
             raise ValueError("an allocation needs at least one share, and one share a node at the most")
-        for share in shares:
-            if not 0 <= share.node < len(self.up):
-                raise ValueError(f"there is no node {share.node}")
-            node = self.cluster.nodes[share.node]
-            if len(set(share.gpus)) != len(share.gpus):
-                raise ValueError(f"node {node.name!r}: a GPU is named twice")
-            if busy := [gpu for gpu in share.gpus if gpu not in self._gpus[share.node]]:
-                raise ValueError(f"node {node.name!r}: GPU {busy[0]} is not free")
-            if share.gpus and mode.gpu_type not in (None, node.gpu_type):
-                raise ValueError(f"node {node.name!r} has GPUs of type {node.gpu_type!r}, the mode is for another type")
-            if not self._has(share.node, mode):
-                raise ValueError(f"node {node.name!r} {self._what_is_missing(share.node, mode)}")
-        if mode.gpus and len({self.cluster.nodes[share.node].gpu_type for share in shares}) > 1:
+        for node, gpus in shares:
+            if not 0 <= node < len(self.up):
+                raise ValueError(f"there is no node {node}")
+            spec, free = self.cluster.nodes[node], self._gpus[node]
+            if len(gpus) > 1 and len(set(gpus)) != len(gpus):
+                raise ValueError(f"node {spec.name!r}: a GPU is named twice")
+            for gpu in gpus:
+                if gpu not in free:
+                    raise ValueError(f"node {spec.name!r}: GPU {gpu} is not free")
+            if gpus and mode.gpu_type is not None and mode.gpu_type != spec.gpu_type:
+                raise ValueError(f"node {spec.name!r} has GPUs of type {spec.gpu_type!r}, the mode is for another type")
+            if not self._has(node, mode):
+                raise ValueError(f"node {spec.name!r} {self._what_is_missing(node, mode)}")
+        if len(shares) > 1 and mode.gpus and len({self.cluster.nodes[share.node].gpu_type for share in shares}) > 1:
             raise ValueError("the gang mixes GPU types")
 
     def _what_is_missing(self, node: int, mode: Mode) -> str:

@@ -153,7 +153,7 @@ class Scheduler:
         while not self.finished:
             decisions = policy(self.state) if self.state.ready or self.state.preemptible else ()
             self.apply(decisions)
-            if all(isinstance(decision, WakeUp) for decision in decisions):
+            if not decisions or all(isinstance(decision, WakeUp) for decision in decisions):
                 self.advance()
         return self.schedule
 

@@ -85,7 +85,7 @@ class Simulator:
         self._last_release = 0.0
         self._runs: dict[Member, _Run] = {}
         self._work_left: dict[Member, float] = {}
-        self._last_job: dict[tuple[int, int], int] = {}
+        self._last_job: list[list[int | None]] = [[None] * node.gpus for node in cluster.nodes]
         self._events: list[Event] = []
         self._expecting = True
         self._await_next_arrival()
@@ -95,7 +95,8 @@ class Simulator:
 
     @property
     def now(self) -> float:
-        return max(self._env.now, self._last_release)  # see _await_next_arrival
+        now: float = self._env.now
+        return now if now >= self._last_release else self._last_release  # see _await_next_arrival
 
     @property
     def expecting(self) -> bool:
@@ -103,23 +104,26 @@ class Simulator:
 
     def launch(self, allocation: Allocation) -> None:
         member, shares = allocation.member, allocation.shares
-        task = self._jobs[member.job].tasks[member.task]
-        mode = task.modes[allocation.mode]
-        cold = any(self._last_job.get((s.node, gpu)) != member.job for s in shares for gpu in s.gpus)
-        for share in shares:
-            for gpu in share.gpus:
-                self._last_job[share.node, gpu] = member.job
+        job_id, index, _ = member
+        task = self._jobs[job_id].tasks[index]
+        cold = False
+        for node, gpus in shares:
+            last = self._last_job[node]
+            for gpu in gpus:
+                if last[gpu] != job_id:
+                    last[gpu] = job_id
+                    cold = True
         work_left = self._work_left.get(member, 1.0)
-        overhead, work = run_time(task, mode, self.cluster, len(shares), work_left, cold)
-        run = _Run(allocation, self.now, overhead, work * self._factor(member), work_left)
-        self._runs[member] = run
-        seconds = run.overhead + run.work
+        overhead, work = run_time(task, task.modes[allocation.mode], self.cluster, len(shares), work_left, cold)
+        work *= self._factor(member)
+        seconds = overhead + work
+        ending: Finished | Failed = Finished(member)
         if self.uncertainty.failures_per_hour:
             fails_after = self._failures_rng.exponential(HOUR / self.uncertainty.failures_per_hour)
             if fails_after < seconds:
-                self._after(fails_after, lambda: self._end(run, Failed(member, "simulated failure")))
-                return
-        self._after(seconds, lambda: self._end(run, Finished(member)))
+                seconds, ending = fails_after, Failed(member, "simulated failure")
+        self._runs[member] = run = _Run(allocation, self.now, overhead, work, work_left)
+        self._after(seconds, self._end, run, ending)
 
     def stop(self, member: Member) -> None:
         run = self._runs[member]
@@ -127,26 +131,30 @@ class Simulator:
         left = self._left_now(run)
         if left * run.work > checkpoint_time * run.work_left:  # otherwise it ends before the checkpoint would
             self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, run.work_left)
-            self._after(checkpoint_time, lambda: self._end(stopped, Preempted(member, left)))
+            self._after(checkpoint_time, self._end, stopped, Preempted(member, left))
 
     def wait(self, until: float = math.inf) -> list[Event]:
         events: list[Event] = []
         self._events = events
         env = self._env
-        while not events and env.peek() <= until and env.peek() < math.inf:
+        following = env.peek()
+        while not events and following <= until and following < math.inf:
             env.step()
+            following = env.peek()
         if not events and until < math.inf:
             if until > env.now:
                 env.run(until)
+                following = env.peek()
             events.append(WokeUp())
-        while env.peek() == env.now:
+        while following == env.now:
             env.step()
+            following = env.peek()
         return events
 
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+    def _after(self, seconds: float, action: Callable[..., None], *arguments: object) -> None:
         callbacks = self._env.timeout(seconds).callbacks
         assert callbacks is not None
-        callbacks.append(lambda _: action())
+        callbacks.append(lambda _: action(*arguments))
 
     def _factor(self, member: Member) -> float:
         factors = self._factors.get(member.job)
@@ -178,17 +186,17 @@ class Simulator:
         if self._env.now + delay > job.release:
             delay = math.nextafter(delay, 0.0)
 
-        def arrive() -> None:
-            job_id = self._arrived
-            self._arrived += 1
-            self._jobs[job_id] = job
-            self._last_release = job.release
-            if self.uncertainty.duration_noise:
-                self._factors[job_id] = self._draw_factors(job)
-            self._events.append(Arrived(job_id, job))
-            self._await_next_arrival()
+        self._after(delay, self._arrive, job)
 
-        self._after(delay, arrive)
+    def _arrive(self, job: Job) -> None:
+        job_id = self._arrived
+        self._arrived += 1
+        self._jobs[job_id] = job
+        self._last_release = job.release
+        if self.uncertainty.duration_noise:
+            self._factors[job_id] = self._draw_factors(job)
+        self._events.append(Arrived(job_id, job))
+        self._await_next_arrival()
 
     def _draw_factors(self, job: Job) -> list[list[float]]:
         sigma = self.uncertainty.duration_noise
@@ -198,7 +206,7 @@ class Simulator:
 
     def _await_loss(self, node: int) -> None:
         seconds = self._losses_rng.exponential(HOUR / self.uncertainty.node_losses_per_hour)
-        self._after(seconds, lambda: self._lose(node))
+        self._after(seconds, self._lose, node)
 
     def _lose(self, node: int) -> None:
         lost = [run for run in self._runs.values() if any(share.node == node for share in run.allocation.shares)]
@@ -206,9 +214,8 @@ class Simulator:
             del self._runs[run.allocation.member]
         work_left = tuple((run.allocation.member, run.work_left) for run in lost)
         self._events.append(NodeLost(node, work_left))
-        for key in [key for key in self._last_job if key[0] == node]:
-            del self._last_job[key]
-        self._after(self.uncertainty.repair_time, lambda: self._restore(node))
+        self._last_job[node] = [None] * len(self._last_job[node])
+        self._after(self.uncertainty.repair_time, self._restore, node)
 
     def _restore(self, node: int) -> None:
         self._events.append(NodeRestored(node))

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import attrgetter
+from typing import Any
 
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode, Task
 from rlsched.pool import Pool
@@ -38,6 +39,7 @@ class TaskState:
         rank: upward rank, seconds (see `Job.upward_ranks`).
         work: GPU-seconds of all members in the most efficient mode.
         work_left: for members that were stopped, the part of the work they have left, in (0, 1].
+        memo: room for what policies compute once for each task, by whose it is.
     """
 
     job: JobState
@@ -54,6 +56,7 @@ class TaskState:
     status: Status = Status.BLOCKED
     work_left: dict[int, float] | None = None
     failures: dict[int, Counter[Cause]] | None = None
+    memo: dict[object, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -68,7 +71,7 @@ class TaskState:
         return 1.0 if self.work_left is None else self.work_left.get(member, 1.0)
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False)
 class JobState:
     """An active job: arrived, not ended.
 
@@ -143,6 +146,7 @@ class State:
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
+        without_gpus: number of tasks in `ready` that have a mode without GPUs.
         pool: what is free.
     """
 
@@ -156,6 +160,7 @@ class State:
         self.running: dict[Member, Run] = {}
         self.preemptible = 0
         self.demand = 0
+        self.without_gpus = 0
         self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
@@ -184,12 +189,16 @@ class State:
             ValueError: one of its tasks fits in no mode, even on the empty cluster. Nothing has changed then.
         """
         for task in job.tasks:
-            if not any(self.fits_when_empty(mode) for mode in task.modes):
+            for mode in task.modes:
+                if self.fits_when_empty(mode):
+                    break
+            else:
                 raise ValueError(f"job {job.name!r}: task {task.name!r} asks for more than the cluster has")
         entry = JobState(job_id, job, [], len(job.tasks), job.least_work)
-        for i, (task, rank) in enumerate(zip(job.tasks, job.upward_ranks, strict=True)):
-            members = list(range(task.array - 1, -1, -1))
-            entry.tasks.append(TaskState(entry, i, task, rank, job.task_work[i], job.needs_left[i], members))
+        ranks, needs_left = job.upward_ranks, job.needs_left
+        for i, task in enumerate(job.tasks):
+            members = [0] if task.array == 1 else list(range(task.array - 1, -1, -1))
+            entry.tasks.append(TaskState(entry, i, task, ranks[i], task.least_work, needs_left[i], members))
         self.jobs[job_id] = entry
         self._arrived += 1
         self._critical_paths += job.critical_path
@@ -201,9 +210,10 @@ class State:
     def fits_when_empty(self, mode: Mode) -> bool:
         """True if the mode fits the cluster with nothing running and every node up."""
         needs = mode.needs
-        if needs not in self._fits:
-            self._fits[needs] = self._empty.place(mode) is not None
-        return self._fits[needs]
+        fits = self._fits.get(needs)
+        if fits is None:
+            fits = self._fits[needs] = self._empty.place(mode) is not None
+        return fits
 
     def start(self, allocation: Allocation) -> Run:
         """Enter a start.
@@ -216,44 +226,47 @@ class State:
         if job is None or not 0 <= index < len(job.tasks):
             raise ValueError(f"{allocation.member}: no such task in the system")
         task = job.tasks[index]
-        if task.status is not Status.READY or member not in task.waiting:
+        waiting = task.waiting
+        if task.status is not Status.READY or not (waiting[-1] == member or member in waiting):
             raise ValueError(f"{self.describe(allocation.member)} is not ready")
         if not 0 <= allocation.mode < len(task.task.modes):
             raise ValueError(f"{self.describe(allocation.member)} has no mode {allocation.mode}")
-        mode = task.task.modes[allocation.mode]
+        spec, shares = task.task, allocation.shares
+        mode = spec.modes[allocation.mode]
         try:
-            cold = self.pool.take(allocation.shares, mode, job_id)
+            cold = self.pool.take(shares, mode, job_id)
         except ValueError as error:
             raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
-        if task.waiting[-1] == member:  # as `next_member` says: an array may be long
-            task.waiting.pop()
+        if waiting[-1] == member:  # as `next_member` says: an array may be long
+            waiting.pop()
         else:
-            task.waiting.remove(member)
+            waiting.remove(member)
         task.running += 1
-        self.demand -= task.task.least_gpus
-        if not task.waiting:
+        self.demand -= spec.least_gpus
+        if not waiting:
             task.status = Status.RUNNING
             self._leave_queue(task)
         self._touch(job)
         job.gpus += mode.gpus
         if job.first_start is None:
             job.first_start = self.now
-        expected = sum(run_time(task.task, mode, self.cluster, len(allocation.shares), task.left(member), cold))
-        run = Run(allocation, task, mode, task.ready_at, self.now, self.now + expected)
+        overhead, work = run_time(spec, mode, self.cluster, len(shares), task.left(member), cold)
+        run = Run(allocation, task, mode, task.ready_at, self.now, self.now + (overhead + work))
         self.running[allocation.member] = run
-        self.preemptible += task.task.preemptible
+        self.preemptible += spec.preemptible
         return run
 
     def finish(self, member: Member) -> Run:
         """Enter a success."""
         run = self._release(member)
         task = run.task
+        job, members = task.job, task.task.array
         task.done += 1
-        task.job.work_left -= task.work / task.task.array
-        if task.done == task.task.array:
+        job.work_left -= task.work / members
+        if task.done == members:
             self._settle(task, Status.DONE)
-            for successor in task.job.job.successors[task.index]:
-                waiting = task.job.tasks[successor]
+            for successor in job.job.successors[task.index]:
+                waiting = job.tasks[successor]
                 waiting.needs_left -= 1
                 if not waiting.needs_left and waiting.status is Status.BLOCKED:
                     self._make_ready(waiting)
@@ -318,14 +331,16 @@ class State:
             task.job.ready[task.index] = task
             task.job._foremost = None
             self.demand += task.task.least_gpus * len(task.waiting)
+            self.without_gpus += not task.task.least_gpus
 
     def _leave_queue(self, task: TaskState) -> None:
         if task.task.cpu_only:
             self.ready_cpu.pop(task.key, None)
-        elif self.ready.pop(task.key, None):
+        elif self.ready.pop(task.key, None) is not None:
             del task.job.ready[task.index]
             task.job._foremost = None
             self.demand -= task.task.least_gpus * len(task.waiting)
+            self.without_gpus -= not task.task.least_gpus
 
     def _return(self, task: TaskState, member: int) -> None:
         task.waiting.append(member)
@@ -336,19 +351,23 @@ class State:
 
     def _release(self, member: Member) -> Run:
         run = self.running.pop(member)
-        self.pool.give(run.allocation.shares, run.mode)
-        self.preemptible -= run.task.task.preemptible and not run.stopping
-        self._touch(run.task.job)
-        run.task.running -= 1
-        run.task.job.gpus -= run.mode.gpus
-        run.task.job.service += run.mode.gpus * (self.now - run.start)
+        task, mode = run.task, run.mode
+        job, gpus = task.job, mode.gpus
+        self.pool.give(run.allocation.shares, mode)
+        if task.task.preemptible and not run.stopping:
+            self.preemptible -= 1
+        self._touch(job)
+        task.running -= 1
+        job.gpus -= gpus
+        job.service += gpus * (self.now - run.start)
         return run
 
     def _settle(self, task: TaskState, status: Status) -> None:
         """A task is done, or has failed: then nothing that depends on it will run, and its last member ends it."""
         job = task.job
         job._critical_path = None
-        self._leave_queue(task)
+        if task.waiting:
+            self._leave_queue(task)
         if status is Status.FAILED and task.status is not Status.FAILED:
             self._skip_dependants(task)
         task.status = status
