@@ -47,7 +47,7 @@ BELOW = {
     "envs.rows": "envs.availability envs.facts",
     "envs.encoding": "envs.fluid envs.graph envs.rows",
     "envs": "envs.encoding envs.continuation mixture",
-    "policies": "envs.encoding envs.continuation scheduler",
+    "policies": "envs.encoding envs.continuation scheduler document textfile",
     "policies.rollouts": "envs policies workers",
     "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
     "experiments": "executor manifest policies.ppo report traces",
