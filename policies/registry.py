@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlsched.scheduler import Policy
 
 _OTHERS = {
+    "auto": "rlsched.policies.auto:AutoPolicy",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }
