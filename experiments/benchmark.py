@@ -1,10 +1,10 @@
 """Compare policies on the same workloads, in parallel processes, and go on where an interrupted benchmark stopped.
 
 Protocol. Every policy plays every report seed: same jobs, same true durations. A cell is one (policy, seed). Its score
-is the scenario's objective (`score`). The reference is the baseline (any policy that is not learned) with the lowest
-mean score *on these very seeds*, which if anything favours the baselines. Ratios are of means over seeds; their 95 %
-intervals come from a percentile bootstrap that resamples seeds, keeping the pairs together (Efron & Tibshirani, An
-Introduction to the Bootstrap, 1993, ch. 13). Wins, losses and unfinished jobs are counted, not hidden.
+is the scenario's objective (`Schedule.score`). The reference is the baseline (any policy that is not
+learned) with the lowest mean score *on these very seeds*, which if anything favours the baselines. Ratios are of means
+over seeds; their 95 % intervals come from a percentile bootstrap that resamples seeds, keeping the pairs together
+(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). Wins, losses and unfinished jobs are counted.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rlsched.experiments.cells import BenchmarkError, Cell, CellFile, finite
+from rlsched.experiments.playing import Workers, load, play, simulate
 from rlsched.manifest import manifest
 from rlsched.policies.registry import load_policy, policy_names
 from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
-from rlsched.scheduler import Scheduler, StallError
-from rlsched.workers import available_cores, submit_all, worker_pool
 
 RESAMPLES = 10_000
-_Result = TypeVar("_Result")
 Progress = Callable[[int, int], None]
 """Called with the number of cells that are done, and of all."""
 
@@ -180,17 +177,16 @@ def benchmark(
     cells = {} if store is None else store.cells
     wanted = [(policy, seed) for seed in seeds for policy in policies]
     missing = [key for key in wanted if key not in cells]
-    processes = processes or available_cores()
     schedules: dict[str, Schedule] = {}
-    with _Workers(scenario, min(processes, max(len(missing), 1))) as workers:
-        for done, cell in enumerate(workers.map(_play, missing), len(wanted) - len(missing) + 1):
+    with Workers(scenario, processes, most=len(missing)) as workers:
+        for done, cell in enumerate(workers.map(play, missing), len(wanted) - len(missing) + 1):
             cells[cell.policy, cell.seed] = cell
             if store is not None:
                 store.add(cell)
             if progress is not None:
                 progress(done, len(wanted))
         if out_dir is not None:
-            schedules = dict(workers.map(_schedule, [(policy, seeds[0]) for policy in policies]))
+            schedules = dict(workers.map(_first_schedule, [(policy, seeds[0]) for policy in policies]))
     result = BenchmarkResult(
         scenario.name,
         scenario.objective,
@@ -201,22 +197,6 @@ def benchmark(
     if out_dir is not None:
         result.write(out_dir, {policy: schedules[policy] for policy in policies})
     return result
-
-
-def score(schedule: Schedule, objective: str) -> float:
-    """The objective's value, lower is better, with unfinished jobs counted as what they took until the end at least.
-
-    A job that failed has no completion and would otherwise make mean JCT and makespan look better.
-    """
-    records = schedule.jobs.values()
-    ends = [schedule.end if record.completion is None else record.completion for record in records]
-    match objective:
-        case "mean_jct":
-            return _mean(end - record.job.release for end, record in zip(ends, records, strict=True))
-        case "makespan":
-            return max(ends) - min(record.job.release for record in records)
-        case _:
-            return schedule.metrics()[objective]
 
 
 def paired_ratio(scores: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
@@ -237,57 +217,16 @@ def paired_ratio(scores: np.ndarray, reference: np.ndarray) -> tuple[float, floa
 
 
 def is_learned(policy: str) -> bool:
-    """True if the policy is named by the file or folder of a trained one instead of a baseline's name."""
-    return policy.partition(":")[0] not in policy_names()
+    """True for the file or folder of a trained policy, and for `auto`, which may take one.
+
+    All others are baselines: names, and the files of tuned ones.
+    """
+    name = policy.partition(":")[0]
+    return name == "auto" or (name not in policy_names() and Path(policy).suffix not in (".yaml", ".yml"))
 
 
-_scenario: Scenario  # of a worker process; set once, so that it does not travel with every cell
-
-
-def _begin(scenario: Scenario) -> None:
-    global _scenario
-    _scenario = scenario
-
-
-def _run(policy: str, seed: int) -> Schedule:
-    try:
-        return Scheduler(_scenario.simulator(seed)).run(load_policy(policy, seed=seed))
-    except (ValueError, StallError) as error:
-        raise BenchmarkError(f"policy {policy!r} fails on workload {seed} of {_scenario.name}: {error}") from None
-
-
-def _play(policy: str, seed: int) -> Cell:
-    schedule = _run(policy, seed)
-    return Cell(policy, seed, score(schedule, _scenario.objective), schedule.metrics())
-
-
-def _schedule(policy: str, seed: int) -> tuple[str, Schedule]:
-    return policy, _run(policy, seed)
-
-
-class _Workers:
-    """Calls functions of (policy, seed) in several processes; results come as they are ready."""
-
-    def __init__(self, scenario: Scenario, processes: int) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        if processes > 1:
-            self._pool = worker_pool(processes, _begin, scenario)
-        else:
-            _begin(scenario)
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def map(self, function: Callable[[str, int], _Result], keys: Sequence[tuple[str, int]]) -> Iterator[_Result]:
-        if self._pool is None:
-            yield from (function(*key) for key in keys)
-            return
-        futures = submit_all(self._pool, function, keys)
-        yield from (future.result() for future in as_completed(futures))
+def _first_schedule(policy: str, seed: int) -> tuple[str, Schedule]:
+    return policy, simulate(policy, load(policy, seed), seed)
 
 
 def _mean(values: Iterable[float]) -> float:

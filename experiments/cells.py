@@ -21,12 +21,16 @@ class BenchmarkError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one policy made of one workload: its score (lower is better) and all of `Schedule.metrics`."""
+    """What one policy made of one workload: its score (lower is better) and all of `Schedule.metrics`.
+
+    `took` is the policy that `auto` chose.
+    """
 
     policy: str
     seed: int
     score: float
     metrics: dict[str, float]
+    took: str | None = None
 
 
 class CellFile:
@@ -66,7 +70,7 @@ class CellFile:
         """Append a cell that is done."""
         self.cells[cell.policy, cell.seed] = cell
         with self._path.open("a") as file:
-            file.write(json.dumps(finite({**asdict(cell), "file": self._digests[cell.policy]})) + "\n")
+            file.write(json.dumps(finite({**asdict(cell), "file": self._digests.get(cell.policy)})) + "\n")
 
     def _check(self, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         for name, value in settings.items():
@@ -99,8 +103,8 @@ def finite(value: Any) -> Any:
 
 
 def _settings(scenario: Scenario) -> dict[str, Any]:
-    """What every cell depends on. The first report workload stands for all: it is drawn from the same source."""
-    workload = scenario.jobs(scenario.seed_range("report", 1)[0])
+    """What every cell depends on. The first training workload stands for all: they are drawn from the same source."""
+    workload = scenario.jobs(scenario.seed_range("train", 1)[0])
     world = repr((scenario.cluster, scenario.uncertainty, workload))
     checkout = commit()
     return {

@@ -12,15 +12,27 @@ Value = TypeVar("Value")
 Option = bool | int | float | str
 
 
+class UnknownNameError(ValueError):
+    """A name that a table does not have.
+
+    Attributes:
+        known: the names that it has.
+    """
+
+    def __init__(self, message: str, known: Iterable[str]) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
 def look_up(table: Mapping[str, Value], what: str, name: str) -> Value:
     """What a table has under a name.
 
     Raises:
-        ValueError: nothing; suggests the nearest names, or lists all of them.
+        UnknownNameError: nothing; suggests the nearest names, or lists all of them.
     """
     if name in table:
         return table[name]
-    raise ValueError(f"unknown {what} {name!r}; {suggest(name, table)}")
+    raise UnknownNameError(f"unknown {what} {name!r}; {suggest(name, table)}", table)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

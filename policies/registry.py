@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsched.policies.greedy import GreedyPolicy
-from rlsched.policies.options import options_of, parse, suggest
+from rlsched.policies.options import Option, options_of, parse, suggest
 from rlsched.policies.orders import ORDERS, Order
 
 if TYPE_CHECKING:
     from rlsched.scheduler import Policy
 
 _OTHERS = {
+    "auto": "rlsched.policies.auto:AutoPolicy",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }
@@ -32,12 +33,17 @@ def describe() -> dict[str, str]:
     return {name: _sentence(_own(name)) for name in policy_names()}
 
 
+def options(name: str) -> dict[str, Option]:
+    """Every option that a named policy has, those of all greedy policies among them, and its default."""
+    return (options_of(GreedyPolicy) if name in ORDERS else {}) | options_of(_own(name))
+
+
 def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     """A new policy, with a memory of its own: load one for each run.
 
     Args:
         name_or_path: a name (`srpt`), a name with options (`srpt:count=marginal,threshold=0.5,blocking=false`), or
-            the .safetensors file of a trained policy or the folder that holds one.
+            the .safetensors file of a trained policy or the folder that holds one, or the YAML file of a tuned one.
         seed: of its randomness, for policies that have some.
 
     Raises:
@@ -48,6 +54,15 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     if name in ORDERS or name in _OTHERS:
         return _build(name, options, seed)
     path = Path(text)
+    if path.suffix in (".yaml", ".yml"):
+        from rlsched.policies.tuned import read_tuned
+
+        tuned = read_tuned(path)
+        if tuned.weights is None:
+            return load_policy(tuned.policy, seed)
+        from rlsched.policies.linear import LinearPolicy
+
+        return LinearPolicy(tuned.weights)
     if path.suffix == ".safetensors" or len(path.parts) > 1 or path.is_dir():
         from rlsched.policies.learned import load_learned
 
@@ -69,7 +84,8 @@ def _build(name: str, text: str, seed: int) -> Policy:
         order: Order = build() if inspect.isclass(own) else build
         return GreedyPolicy(order, **{option: value for option, value in given.items() if option in common})
     except ValueError as error:
-        raise ValueError(f"policy {name!r}: {error}") from None
+        error.args = (f"policy {name!r}: {error}",)
+        raise
 
 
 def _own(name: str) -> Callable[..., Any]:

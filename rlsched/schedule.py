@@ -127,6 +127,21 @@ class Schedule:
         result["weighted_tardiness"] = sum(w * t for w, t in tardiness)
         return result
 
+    def score(self, objective: str) -> float:
+        """A metric that is to be small, with unfinished jobs counted as what they took until the end at least.
+
+        A job that failed has no completion and would otherwise make mean JCT and makespan look better.
+        """
+        records = self.jobs.values()
+        ends = [self.end if record.completion is None else record.completion for record in records]
+        match objective:
+            case "mean_jct":
+                return _mean(end - record.job.release for end, record in zip(ends, records, strict=True))
+            case "makespan":
+                return max(ends) - min(record.job.release for record in records)
+            case _:
+                return self.metrics()[objective]
+
     def _tardiness(self, record: JobRecord) -> float:
         """Seconds past the deadline; an unfinished job is late until the end of the schedule at least."""
         assert record.job.deadline is not None

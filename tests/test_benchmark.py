@@ -13,7 +13,8 @@ import pytest
 from builders import first_fit, gpus, job, lazy, task
 
 from rlsched.experiments import benchmark as module
-from rlsched.experiments.benchmark import BenchmarkResult, benchmark, paired_ratio, score
+from rlsched.experiments import playing
+from rlsched.experiments.benchmark import BenchmarkResult, benchmark, paired_ratio
 from rlsched.experiments.cells import BenchmarkError, Cell, CellFile
 from rlsched.scenario import Scenario, load_scenario
 from rlsched.schedule import JobRecord, Schedule
@@ -87,9 +88,9 @@ def test_unfinished_jobs_count_with_the_time_they_have_taken() -> None:
     for number, completion in enumerate([30.0, None]):
         owner = job(f"j{number}", release=10 * number, deadline=40)
         schedule.jobs[number] = JobRecord(number, owner, 0, completion, failed=completion is None)
-    assert score(schedule, "mean_jct") == (30 + 40) / 2
-    assert score(schedule, "makespan") == 50
-    assert score(schedule, "weighted_tardiness") == 10
+    assert schedule.score("mean_jct") == (30 + 40) / 2
+    assert schedule.score("makespan") == 50
+    assert schedule.score("weighted_tardiness") == 10
     assert schedule.metrics()["mean_jct"] == 30
 
 
@@ -120,13 +121,13 @@ def test_any_number_of_processes_gives_the_same_result(tmp_path: Path) -> None:
 def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Which cells were simulated for their score, in order."""
     cells: list[tuple[str, int]] = []
-    play = module._play
+    play = playing.play
 
     def counting(policy: str, seed: int) -> Cell:
         cells.append((policy, seed))
         return play(policy, seed)
 
-    monkeypatch.setattr(module, "_play", counting)
+    monkeypatch.setattr(module, "play", counting)
     return cells
 
 
@@ -221,7 +222,8 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> 
 
 def test_a_policy_that_fails_is_named_with_the_workload(monkeypatch: pytest.MonkeyPatch) -> None:
     policies: dict[str, Policy] = {"fifo": first_fit, "lazy": lazy}
-    monkeypatch.setattr(module, "load_policy", lambda name, seed: policies[name])
+    for loading in (module, playing):
+        monkeypatch.setattr(loading, "load_policy", lambda name, seed: policies[name])
     with pytest.raises(BenchmarkError, match=f"policy 'lazy' fails on workload {SEEDS[0]} of tiny: nothing runs"):
         benchmark(TINY, ["fifo", "lazy"], SEEDS, 1)
 

@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_every_command() -> None:
     """The spellings that stay stable."""
     text = rlsched("--help").stdout
-    for command in ("demo", "train", "benchmark", "simulate", "import", "run", "status", "policies"):
+    for command in ("demo", "train", "tune-baseline", "benchmark", "simulate", "import", "run", "status", "policies"):
         assert command in text
         assert "Usage" in rlsched(command, "--help").stdout
 

@@ -26,9 +26,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Processes = Annotated[int, typer.Option("--processes", min=0, help="Parallel processes; 0: one a core.")]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
 PolicyOption = Annotated[
-    str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a trained policy's file or folder.")
+    str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a policy's file or folder.")
 ]
 
 
@@ -99,7 +100,11 @@ def benchmark(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder for JSON, CSV and the HTML report; a second call continues."),
     ] = None,
-    processes: Annotated[int, typer.Option("--processes", help="Parallel processes; 0: one a core.")] = 0,
+    tuned: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--tuned", help="File of `tune-baseline`: adds the best policy of every order."),
+    ] = None,
+    processes: Processes = 0,
     json: Json = False,
 ) -> None:
     """Compare policies on the same workloads, never seen in training or tuning.
@@ -108,11 +113,63 @@ def benchmark(
 
       rlsched benchmark het16 --policies fifo,srpt,lp,runs/het16 --seeds 100 -o runs/compare
 
+      rlsched benchmark het16 --tuned tuned/het16.yaml --policies tuned/het16-linear.yaml,runs/het16
+
       rlsched benchmark hom16 --policies srpt,las --json | jq .rows
     """
     from rlsched.cli.benchmark import benchmark as command
 
-    command(scenario, policies, seeds, out, processes, json)
+    command(scenario, policies, seeds, out, processes, json, tuned)
+
+
+@app.command("tune-baseline")
+def tune_baseline(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file, or a workload.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="YAML file to write.")],
+    method: Annotated[
+        str, typer.Option("--method", help="tpe: options of the named policies; cma-es: weights of a linear policy.")
+    ] = "tpe",
+    families: Annotated[
+        str, typer.Option("--families", help="tpe: policies to tune, separated by commas; default: all with options.")
+    ] = "",
+    start: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--start", help="cma-es: the policy to imitate at first, a name or a file."),
+    ] = None,
+    trials: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--trials", min=1, help="Candidates to try."),
+    ] = None,
+    seeds_train: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--seeds-train", min=1, help="Training workloads, of which most candidates play a part."),
+    ] = None,
+    seeds_validation: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--seeds-validation", min=1, help="Validation workloads, on which the best is chosen."),
+    ] = None,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search exactly.")] = False,
+    processes: Processes = 0,
+    json: Json = False,
+) -> None:
+    """Tune the baselines on a scenario, so that a comparison with them is worth something.
+
+    Searches on training workloads and chooses on validation workloads; report workloads are not touched. The file
+    works wherever a policy is named.
+
+    Examples:
+
+      rlsched tune-baseline het16 -o tuned/het16.yaml
+
+      rlsched tune-baseline het16 -o tuned/het16-linear.yaml --method cma-es --start tuned/het16.yaml
+
+      rlsched benchmark het16 --tuned tuned/het16.yaml --policies tuned/het16-linear.yaml,runs/het16
+    """
+    from rlsched.cli.tune import tune_baseline as command
+
+    given = {"trials": trials, "training_workloads": seeds_train, "validation_workloads": seeds_validation}
+    command(scenario, out, method, families, start, given, seed, resume, processes, json)
 
 
 @app.command()

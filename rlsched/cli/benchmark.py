@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from rlsched.cli.output import console, messages, print_json, progress_bar
+from rlsched.cli.output import console, messages, print_json, progress_bar, remark
 from rlsched.experiments.benchmark import BenchmarkResult
 from rlsched.experiments.benchmark import benchmark as run_benchmark
+from rlsched.policies.tuned import read_tuned
 from rlsched.report.units import label, show
 from rlsched.scenario import Scenario, load_scenario
 
 _SHOWN = ("p99_jct",)  # beside the objective; everything is in the files
 
 
-def benchmark(scenario: str, policies: str, seeds: int, out: Path | None, processes: int, json: bool) -> None:
+def benchmark(
+    scenario: str, policies: str, seeds: int, out: Path | None, processes: int, json: bool, tuned: Path | None = None
+) -> None:
+    played = load_scenario(scenario)
     names = [name.strip() for name in _split(policies)]
-    result = benchmark_with_progress(load_scenario(scenario), names, seeds, out, processes)
+    if tuned is not None:
+        names += _tuned(tuned, played)
+    result = benchmark_with_progress(played, names, seeds, out, processes)
     if json:
         print_json(result.to_json())
     else:
         print_result(result)
         if out is not None:
             console.print(f"wrote {out}/benchmark.json, benchmark.csv and report.html")
+    if tuned is None and not any(Path(name).suffix in (".yaml", ".yml") for name in names):
+        remark(f"no baseline is tuned: see rlsched tune-baseline {scenario} and --tuned")
+
+
+def _tuned(file: Path, scenario: Scenario) -> list[str]:
+    """What the file of a tuned baseline adds: the best of every order, or the linear policy that it is."""
+    found = read_tuned(file)
+    if found.scenario and (found.scenario, found.objective) != (scenario.name, scenario.objective):
+        remark(f"{file}: tuned for {label(found.objective)} on {found.scenario}")
+    return [str(file)] if found.weights is not None else found.best_of_each() or [found.policy]
 
 
 def benchmark_with_progress(
@@ -69,6 +86,11 @@ def print_result(result: BenchmarkResult, names: dict[str, str] | None = None) -
     console.print(table)
     console.print("* the best baseline on these workloads; ratios are to it, below 1 is better", style="dim")
     console.print("undone: jobs that did not end", style="dim")
+    for policy, cells in result.cells.items():
+        for taken, times in Counter(cell.took for cell in cells if cell.took is not None).most_common():
+            console.print(
+                f"{policy} took {taken} on {times} of {len(cells)} workloads", style="dim", markup=False, soft_wrap=True
+            )
     if not any(row.learned for row in rows):
         messages.print("compare a trained policy too: add its file or folder to --policies")
 

@@ -20,6 +20,11 @@ console = Console(highlight=False)
 messages = Console(stderr=True, highlight=False)  # progress and remarks: standard output stays clean for pipes
 
 
+def remark(text: str) -> None:
+    """A line on standard error, as it stands."""
+    messages.print(text, markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output; what is not a number becomes null."""
     print(json.dumps(_finite(value), indent=2, default=str))

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rlsched.cli.guard import choice_of, listen
 from rlsched.cli.output import console, messages, print_json
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
 from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
@@ -22,7 +23,7 @@ from rlsched.policies.registry import load_policy
 from rlsched.report.html import write_gantt
 from rlsched.report.perfetto import write_trace
 from rlsched.report.units import duration
-from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished
+from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished, Policy
 from rlsched.workflow import Workflow, load_workflow
 
 _COLOURS = {
@@ -36,9 +37,10 @@ _COLOURS = {
 
 
 def run(workflow_file: Path, policy: str, run_dir: Path | None, slots: int | None, json: bool) -> None:
-    result = run_with_progress(load_workflow(workflow_file), policy, run_dir, slots)
+    loaded = load_policy(policy)
+    result = run_with_progress(load_workflow(workflow_file), policy, run_dir, slots, loaded)
     if json:
-        print_json(_as_json(result.status) | {"nothing_to_do": result.nothing_to_do})
+        print_json(_as_json(result.status) | {"nothing_to_do": result.nothing_to_do} | choice_of(loaded))
     else:
         print_summary(result)
     sys.exit(result.exit_code)
@@ -52,13 +54,17 @@ def status(run_dir: Path, json: bool) -> None:
         console.print(_view(current))
 
 
-def run_with_progress(workflow: Workflow, policy: str, run_dir: Path | None, slots: int | None) -> RunResult:
+def run_with_progress(
+    workflow: Workflow, policy: str, run_dir: Path | None, slots: int | None, loaded: Policy | None = None
+) -> RunResult:
     """Run a workflow and show how it goes: a live table on a terminal, a line an event elsewhere.
 
-    Writes gantt.html and trace.json of what this call ran into the run directory.
+    Writes gantt.html and trace.json of what this call ran into the run directory. `loaded` is the policy itself, if the
+    caller has loaded it.
     """
     directory = run_dir or default_run_dir(workflow)
-    chosen = load_policy(policy)
+    chosen = loaded or load_policy(policy)
+    listen(chosen)
     if messages.is_terminal:
         with Live(get_renderable=lambda: _live(directory), console=messages, refresh_per_second=2, transient=True):
             result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots)
