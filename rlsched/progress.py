@@ -1,8 +1,8 @@
-"""How a running task tells the executor how far it is: one small JSON file, replaced with every report.
+"""How a running task tells the executor how far it is, and learns that it should stop: two small files.
 
-The executor names the file in the environment variable `RLSCHED_PROGRESS_FILE`; docs/progress-protocol.md has the
-format, which any program in any language can write. Python programs call `report`, users of the `transformers`
-Trainer pass it `trainer_callback()`, and the executor calls `read`.
+The executor names them in the environment variables `RLSCHED_PROGRESS_FILE` and `RLSCHED_PREEMPT_FILE`;
+docs/progress-protocol.md has the protocol, which a program in any language can follow. Python programs call `report`
+and `should_stop`, users of the `transformers` Trainer pass it `trainer_callback()`, and the executor calls `read`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 VARIABLE = "RLSCHED_PROGRESS_FILE"
+PREEMPT_VARIABLE = "RLSCHED_PREEMPT_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,16 @@ def report(step: int, total: int, **metrics: float) -> None:
         warnings.warn(f"progress is not reported: {error}", RuntimeWarning, stacklevel=2)
 
 
+def should_stop() -> bool:
+    """True once the executor has asked this task to write a checkpoint and exit with 143; never without an executor.
+
+    It takes a microsecond: ask after every step. Ranks that train together must agree on the step to stop after, since
+    one of them may see it a step earlier than another.
+    """
+    path = os.environ.get(PREEMPT_VARIABLE)
+    return bool(path) and Path(path).exists()
+
+
 def read(path: str | os.PathLike[str]) -> Progress | None:
     """The latest report in a file; None while there is none, or when it is not a report."""
     try:
@@ -83,6 +94,9 @@ def _is_number(value: object) -> bool:
 
 def trainer_callback() -> TrainerCallback:
     """A callback for `transformers.Trainer` that reports every optimiser step, the logged loss and samples/s.
+
+    When the executor asks the task to stop, it has the Trainer save a checkpoint and return from `train` after the
+    step; all ranks do so after the same one.
 
     Raises:
         ImportError: transformers is not installed.
@@ -118,5 +132,19 @@ def trainer_callback() -> TrainerCallback:
             samples = (state.global_step - self.first_step) * batch
             rate = samples / max(time.monotonic() - self.started, 1e-9)
             report(state.global_step, state.max_steps, samples_per_s=rate, **self.logged)
+            if _any_rank_should_stop(args):
+                control.should_save = control.should_training_stop = True
 
     return ReportProgress()
+
+
+def _any_rank_should_stop(args: TrainingArguments) -> bool:
+    wanted = should_stop()
+    if args.world_size == 1 or PREEMPT_VARIABLE not in os.environ:
+        return wanted
+    import torch
+    import torch.distributed as dist
+
+    flag = torch.tensor(int(wanted), device=args.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)

@@ -17,8 +17,8 @@ from conftest import Drive, Execute, appears, is_gone, until
 
 from rlsched.executor import adoption, claim
 from rlsched.executor.claim import boot_id
-from rlsched.executor.process import Starter
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.starter import Launch, Stopping, cold_starter
 from rlsched.executor.status import RunState, UnitState, read_status
 from rlsched.scheduler import Arrived, Decision, Event
 from rlsched.workflow import Workflow
@@ -197,16 +197,17 @@ def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path:
     directory.close()
     result = execute(tasks)
     assert (result.status.units[0].attempts, effects(tmp_path)) == (3, "t\nt\n")
-    starter = Starter()
+    starter = cold_starter()
     late = starter.start(
-        ["bash", "-c", "echo late >> effects"],
-        paths=directory.attempt("t", 2),
-        record={},
-        env={**os.environ, "RLSCHED_PROGRESS_FILE": "nowhere"},
-        folder=tmp_path,
-        outputs=[],
-        grace=1,
-        timeout=None,
+        Launch(
+            ["bash", "-c", "echo late >> effects"],
+            paths=directory.attempt("t", 2),
+            record={},
+            env={**os.environ, "RLSCHED_PROGRESS_FILE": "nowhere"},
+            folder=tmp_path,
+            outputs=[],
+            stopping=Stopping(signal.SIGTERM, 1, 1),
+        )
     )
     until(lambda: select.select([late], [], [], 0)[0] != [])
     assert late.wait() is None
@@ -305,12 +306,12 @@ def test_ctrl_c_stops_an_adopted_task_too(
 
 
 def test_the_process_that_starts_tasks_is_replaced_when_it_was_killed(execute: Execute, tmp_path: Path) -> None:
-    """A start that it had not got to is a failure, to be tried again; those that it has started are not concerned."""
+    """A start that it had not got to is made again at no cost; those that it has started are not concerned."""
     result = execute(
         """
         a: {run: "until test -e b; do sleep 0.02; done; echo a >> effects", gpus: 1}
         k: {run: "kill -9 $(ps -o ppid= -p $PPID)", gpus: 1}
-        b: {run: "touch b; echo b >> effects", gpus: 1, needs: k, retries: 1}
+        b: {run: "touch b; echo b >> effects", gpus: 1, needs: k}
         """
     )
     assert result.exit_code == 0

@@ -143,7 +143,7 @@ def preempted(script: str, folder: Path, grace: float = 5.0) -> tuple[list[float
             if allocation := state.allocate(ready, 0):
                 return [allocation]
         preemptible = {m for m, run in state.running.items() if run.task.task.preemptible and not run.stopping}
-        return [Preemption(member) for member in preemptible]
+        return [Preemption(member) for member in preemptible if state.ready]
 
     left: list[float] = []
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,6 +141,16 @@ def test_a_reader_never_sees_half_a_report(file: Path) -> None:
     assert None not in seen
 
 
+def test_a_task_knows_when_it_should_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as the file is there; without an executor never."""
+    monkeypatch.delenv("RLSCHED_PREEMPT_FILE", raising=False)
+    assert not progress.should_stop()
+    monkeypatch.setenv("RLSCHED_PREEMPT_FILE", str(tmp_path / "preempt.json"))
+    assert not progress.should_stop()
+    (tmp_path / "preempt.json").touch()
+    assert progress.should_stop()
+
+
 def test_reporting_needs_the_standard_library_only() -> None:
     """A task pays nothing for it."""
     code = "import sys, rlsched.progress; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
@@ -153,14 +167,14 @@ def test_the_shell_example_of_the_protocol_works(file: Path) -> None:
     assert (found.step, found.total) == (10, 10)
 
 
-def test_a_transformers_trainer_reports(file: Path, tmp_path: Path) -> None:
-    """With the callback, every optimiser step arrives with the logged loss and the samples a second."""
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[[], Any]:
+    """Three steps of a Trainer with the callback; returns its state."""
     pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
     import torch
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
     config = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    model = BertForSequenceClassification(config)
     example = {"input_ids": torch.ones(4, dtype=torch.long), "labels": torch.tensor(1)}
     arguments = TrainingArguments(
         str(tmp_path / "out"),
@@ -172,10 +186,60 @@ def test_a_transformers_trainer_reports(file: Path, tmp_path: Path) -> None:
         save_strategy="no",
         disable_tqdm=True,
     )
-    callbacks = [progress.trainer_callback()]
-    Trainer(model, arguments, train_dataset=[example] * 6, callbacks=callbacks).train()
+
+    def run() -> Any:
+        callbacks = [progress.trainer_callback()]
+        model = BertForSequenceClassification(config)
+        trainer = Trainer(model, arguments, train_dataset=[example] * 6, callbacks=callbacks)
+        trainer.train()
+        return trainer.state
+
+    return run
+
+
+def test_a_transformers_trainer_reports(file: Path, train: Callable[[], Any]) -> None:
+    """With the callback, every optimiser step arrives with the logged loss and the samples a second."""
+    train()
     found = progress.read(file)
     assert found is not None
     assert (found.step, found.total) == (3, 3)
     assert set(found.metrics) == {"loss", "samples_per_s"}
     assert found.metrics["samples_per_s"] > 0
+
+
+def test_a_transformers_trainer_stops_when_asked(
+    tmp_path: Path, train: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the step it is in, with a checkpoint."""
+    monkeypatch.setenv("RLSCHED_PREEMPT_FILE", str(tmp_path / "preempt.json"))
+    (tmp_path / "preempt.json").touch()
+    assert train().global_step == 1
+    assert (tmp_path / "out" / "checkpoint-1" / "model.safetensors").exists()
+
+
+def stops_together(rank: int, folder: Path) -> None:
+    """A rank's step in a Trainer of two; the second rank alone has seen the file."""
+    import torch.distributed as dist
+
+    os.environ["RLSCHED_PREEMPT_FILE"] = str(folder / f"{rank}.json")
+    if rank == 1:
+        (folder / "1.json").touch()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    arguments = SimpleNamespace(world_size=2, device="cpu", train_batch_size=1, gradient_accumulation_steps=1)
+    callback: Any = progress.trainer_callback()
+    callback.on_step_end(arguments, SimpleNamespace(global_step=1, max_steps=2), control)
+    dist.destroy_process_group()
+    assert control == SimpleNamespace(should_save=True, should_training_stop=True)
+
+
+def test_ranks_of_a_trainer_stop_after_the_same_step(tmp_path: Path) -> None:
+    """Or the others would wait for ever for the one that has stopped."""
+    pytest.importorskip("transformers.trainer_callback")
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=stops_together, args=(rank, tmp_path)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0]

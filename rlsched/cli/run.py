@@ -105,6 +105,8 @@ def print_summary(result: RunResult) -> None:
         console.print(
             f"makespan: predicted {duration(current.predicted_makespan)}, actual {duration(current.makespan)}"
         )
+    if current.handovers:
+        console.print(_handovers(current))
     if result.schedule.runs:
         console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
 
@@ -153,8 +155,16 @@ def _view(current: RunStatus) -> Group:
         table.add_row(Text(unit.name), _state(unit), _elapsed(unit), ", ".join(unit.devices), _progress(unit))
     busy = {device: unit.name for unit in current.units if unit.state is UnitState.RUNNING for device in unit.devices}
     devices = "  ".join(f"{device}: {busy.get(device, 'idle')}" for device in current.devices)
+    below = [Text(_handovers(current))] if current.handovers else []
     took = "" if current.makespan is None else f", actual {duration(current.makespan)}"
-    return Group(table, Text(devices), Text(f"makespan: predicted {duration(current.predicted_makespan)}{took}"))
+    makespan = Text(f"makespan: predicted {duration(current.predicted_makespan)}{took}")
+    return Group(table, Text(devices), makespan, *below)
+
+
+def _handovers(current: RunStatus) -> str:
+    """How long devices waited from the end of a task to the first statement of the next."""
+    kinds = (f"{kind} {duration(gaps.median)} ({gaps.count})" for kind, gaps in current.handovers.items())
+    return f"hand-over from task to task, median: {', '.join(kinds)}"
 
 
 def _state(unit: UnitStatus) -> Text:

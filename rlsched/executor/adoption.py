@@ -146,7 +146,7 @@ def _verdict_on(attempt: Attempt, unit: Unit | None, paths: AttemptPaths) -> tup
     ended = None if end is None else end.time
     if unit is None:
         return Verdict(Ending.INTERRUPTED, _CHANGED), ended
-    return judge(unit, end, paths, stopping=False), ended
+    return judge(unit, end, paths, stopping=paths.preempt.exists()), ended
 
 
 def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdict, ended: float | None) -> None:

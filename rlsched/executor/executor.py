@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import selectors
@@ -14,20 +15,24 @@ from pathlib import Path
 
 from rlsched import progress
 from rlsched.executor.adoption import Adopted
+from rlsched.executor.call import BEGUN
 from rlsched.executor.devices import Machine
+from rlsched.executor.handover import Devices, beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import JournalError
-from rlsched.executor.process import Exit, Process, Starter, move_failed
+from rlsched.executor.process import Exit, Process, move_failed
 from rlsched.executor.resume import checkpoint_of
-from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
+from rlsched.executor.starter import Launch, NotStartedError, Stopping
 from rlsched.executor.verdict import Verdict, judge
+from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Allocation, Cause, Member
 from rlsched.scheduler import Arrived, Event, Failed, Finished, Preempted, Progressed, WokeUp
 
 GRACE = 10.0
 PROGRESS_INTERVAL = 1.0
-_TERMINATED = 128 + signal.SIGTERM
+_log = logging.getLogger(__name__)
 _LEAST_LEFT = 1e-3  # of its work, for a task that was stopped: its own report may be a step ahead of its end
 
 
@@ -47,6 +52,7 @@ class InterruptedRun(Exception):  # noqa: N818  # it is a request, no error
 class _Running:
     unit: Unit
     attempt: int
+    devices: tuple[str, ...]
     folder: Path
     checkpoint: Path
     process: Process
@@ -66,7 +72,7 @@ class Executor:
         machine: the devices.
         directory: keeps the records.
         works: what to run; each arrives at its job's release, seconds after the start.
-        grace: seconds that a task has between SIGTERM and SIGKILL.
+        grace: seconds that a task has from when it is asked to stop, unless it has its own; see `launcher.Supervisor`.
         adopted: units that run already, by name.
     """
 
@@ -90,11 +96,14 @@ class Executor:
         self._events: list[Event] = []
         self._interrupted: int | None = None
         self._closed = False
-        self._starter = Starter()
+        self._hurried = False
+        self._starters = Starters(directory.path / FORKSERVER_LOG)
+        self._devices = Devices()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
-        self._start = time.monotonic()
+        self._zero = time.monotonic()
+        self._began = time.time()
 
     def __enter__(self) -> Executor:
         return self
@@ -107,19 +116,33 @@ class Executor:
 
     @property
     def now(self) -> float:
-        return time.monotonic() - self._start
+        return time.monotonic() - self._zero
 
     @property
     def expecting(self) -> bool:
         return bool(self._coming)
 
     def launch(self, allocation: Allocation) -> None:
+        started = self._start(allocation)
+        if isinstance(started, NotStartedError):  # which is not the task's fault
+            started = self._start(allocation)
+        if isinstance(started, OSError):
+            self._events.append(Failed(allocation.member, f"could not be started: {started}", Cause.EXIT))
+        else:
+            self._enter(allocation.member, started)
+
+    def _start(self, allocation: Allocation) -> _Running | OSError:
+        """Begin an attempt; its end is recorded if it could not be started."""
         member = allocation.member
         work = self._arrived[member.job]
         unit = work.units[member.task][member.member]
-        last = self._directory.history.attempts.get(unit.name)
+        attempts = self._directory.history.attempts
+        last = attempts.get(unit.name)
         attempt = 1 if last is None else last.number + 1
         checkpoint = checkpoint_of(unit, self._directory.history)
+        devices = tuple(self._machine.held(allocation.shares))
+        ends = (attempts[name].end for name in (*unit.needs, unit.name) if name in attempts)
+        ready = max((end for end in ends if end is not None), default=0.0)
         record = self._directory.append(
             "start",
             at=self.now,
@@ -128,29 +151,30 @@ class Executor:
             digest=unit.digest,
             checkpoint=checkpoint,
             mode=allocation.mode,
-            devices=self._machine.held(allocation.shares),
+            devices=devices,
+            free=self._devices.free_since(devices, max(ready, self._began + work.job.release)),
         )
         folder = self._directory.checkpoint(unit.name, checkpoint)
+        launch = Launch(
+            unit.argv,
+            self._directory.attempt(unit.name, attempt),
+            record,
+            self._environment(allocation, unit, attempt, folder),
+            work.folder,
+            unit.outputs,
+            Stopping(unit.request, self._grace_of(unit), self._grace),
+            unit.timeout,
+        )
         try:
             for path in (folder, *(output.parent for output in unit.outputs)):
                 path.mkdir(parents=True, exist_ok=True)
-            process = self._starter.start(
-                unit.argv,
-                paths=self._directory.attempt(unit.name, attempt),
-                record=record,
-                env=self._environment(allocation, unit, attempt, folder),
-                folder=work.folder,
-                outputs=unit.outputs,
-                grace=self._grace,
-                timeout=unit.timeout,
-            )
+            process = self._starters.start(launch, unit)
         except OSError as error:
-            verdict = Verdict(Ending.FAILED, f"could not be started: {error}", Cause.EXIT)
-            self._record_end(unit, attempt, verdict)
-            self._events.append(Failed(member, verdict.reason, Cause.EXIT))
-            return
+            ending = Ending.INTERRUPTED if isinstance(error, NotStartedError) else Ending.FAILED
+            self._record_end(unit, attempt, Verdict(ending, f"could not be started: {error}", Cause.EXIT))
+            return error
         work_left = self._work_left.get(member, 1.0)
-        self._enter(member, _Running(unit, attempt, work.folder, folder, process, work_left))
+        return _Running(unit, attempt, devices, work.folder, folder, process, work_left)
 
     def stop(self, member: Member) -> None:
         running = self._running[member]
@@ -160,8 +184,9 @@ class Executor:
     def interrupt(self, number: int) -> None:
         """Make `wait` raise `InterruptedRun`; a second call kills what has not yet stopped. For signal handlers."""
         if self._interrupted is not None:
+            self._hurried = True
             for running in list(self._running.values()):
-                running.process.stop()
+                running.process.kill()
         elif not self._closed:
             self._interrupted = number
             os.eventfd_write(self._wake, 1)
@@ -187,10 +212,22 @@ class Executor:
                 return events
 
     def close(self) -> None:
-        """Stop what still runs, record how it ended, and give everything back."""
-        for running in self._running.values():
-            running.stopping = True
-            running.process.stop()
+        """Ask what still runs to stop, record how it ended, and give everything back.
+
+        A preemptible task writes a checkpoint, and a later run goes on from there.
+        """
+        if self._interrupted is not None and self._running:
+            longest = max(self._grace_of(running.unit) for running in self._running.values())
+            _log.warning(
+                "%s: what runs is asked to save its work and stop, within %g s; a second signal kills it",
+                signal.Signals(self._interrupted).name,
+                longest,
+            )
+        for member in self._running:
+            self.stop(member)
+        if self._hurried:  # somebody has asked twice before this has even begun
+            for running in self._running.values():
+                running.process.kill()
         self._selector.unregister(self._wake)
         while self._running:
             self._ends(None, Ending.INTERRUPTED)
@@ -205,7 +242,7 @@ class Executor:
 
     def _shut(self) -> None:
         self._closed = True
-        self._starter.close()
+        self._starters.close()
         self._selector.close()
         os.close(self._wake)
 
@@ -223,6 +260,7 @@ class Executor:
             work = self._coming.pop(0)
             job_id = len(self._arrived)
             self._arrived.append(work)
+            self._starters.prepare((unit for units in work.units for unit in units), work.folder)
             running = dict(self._take_over(job_id, work))
             arrivals.append(Arrived(job_id, work.job, tuple(running)))
             arrivals += [Progressed(allocation.member, end) for allocation, end in running.items()]
@@ -237,7 +275,8 @@ class Executor:
                 member, attempt = Member(job_id, index, number), adopted.attempt
                 self._directory.append("adopt", at=self.now, unit=unit.name, attempt=attempt.number)
                 folder = self._directory.checkpoint(unit.name, attempt.checkpoint)
-                running = _Running(unit, attempt.number, work.folder, folder, adopted.process, 1.0)
+                devices, stopping = attempt.devices, adopted.process.was_asked_to_stop
+                running = _Running(unit, attempt.number, devices, work.folder, folder, adopted.process, 1.0, stopping)
                 self._enter(member, running)
                 age = max(0.0, time.time() - attempt.start)
                 expected = work.job.tasks[index].modes[adopted.mode].duration - age
@@ -257,12 +296,13 @@ class Executor:
         self._selector.unregister(running.process)
         end = running.process.wait()
         paths = running.process.paths
-        verdict = judge(running.unit, end, paths, running.stopping)
+        verdict = judge(running.unit, end, paths, running.stopping or running.process.was_asked_to_stop)
         if verdict.ending is Ending.PREEMPTED:
             verdict = Verdict(stopped)
         if end is None:
             move_failed(running.unit.outputs, running.folder, paths)
         self._record_end(running.unit, running.attempt, verdict, end)
+        self._devices.give_back(running.devices, time.time() if end is None else end.time)
         with suppress(OSError):  # it is not empty: the task has left a checkpoint
             running.checkpoint.rmdir()
         match verdict:
@@ -283,6 +323,8 @@ class Executor:
             cause=verdict.cause,
             reason=verdict.reason,
             ended=end.time if end else time.time(),
+            began=end and end.began,
+            beginning=end and beginning_of(unit, end),
             code=end and end.code,
             killed=end and end.killed,
             strays=end and end.strays,
@@ -291,7 +333,8 @@ class Executor:
     def _left_of(self, running: _Running, end: Exit | None) -> float:
         """Part of the work that is left after a stop: what the task has reported counts if it ended in good order."""
         report = progress.read(running.process.paths.progress)
-        orderly = end is not None and end.code in (0, _TERMINATED, -signal.SIGTERM)
+        requests = {signal.SIGTERM.value, running.unit.request}
+        orderly = end is not None and (end.code == 0 or -end.code in requests or end.code - 128 in requests)
         if report is None or not orderly:
             return running.work_left
         return min(running.work_left, max(1.0 - report.fraction, _LEAST_LEFT))
@@ -311,8 +354,13 @@ class Executor:
                 events.append(Progressed(member, self.now + (1.0 - report.fraction) / rate - age))
         return events
 
+    def _grace_of(self, unit: Unit) -> float:
+        return self._grace if unit.grace is None else unit.grace
+
     def _environment(self, allocation: Allocation, unit: Unit, attempt: int, checkpoint: Path) -> dict[str, str]:
         devices = self._machine.held(allocation.shares)
+        paths = self._directory.attempt(unit.name, attempt)
+        begun = {BEGUN: str(paths.begun)} if unit.is_function else {}
         return {
             "OMP_NUM_THREADS": "1",
             **os.environ,
@@ -323,6 +371,8 @@ class Executor:
             "RLSCHED_ATTEMPT": str(attempt),
             "RLSCHED_GPUS": str(len(devices)),
             "RLSCHED_DEVICES": ",".join(devices),
-            "RLSCHED_PROGRESS_FILE": str(self._directory.attempt(unit.name, attempt).progress),
+            "RLSCHED_PROGRESS_FILE": str(paths.progress),
+            "RLSCHED_PREEMPT_FILE": str(paths.preempt),
             "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
+            **begun,
         }

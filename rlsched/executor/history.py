@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rlsched.executor.handover import Beginning
 from rlsched.executor.journal import Record
 
 
@@ -22,6 +23,7 @@ class Ending(StrEnum):
 
 
 _ENDINGS = {ending.value: ending for ending in Ending}
+_BEGINNINGS = {beginning.value: beginning for beginning in Beginning}
 
 
 @dataclass(slots=True)
@@ -38,6 +40,9 @@ class Attempt:
         boot: the kernel's id of the start of the machine in which it was started.
         began, ended: positions of its records in the journal; `ended` is None while it runs, and if that is unknown.
         start, end: seconds since the epoch.
+        free: since when it could have run on its devices; None: nothing had run there in its session.
+        handover: seconds from then to its first statement; None: not known, or nothing had run there.
+        beginning: how it was begun; None: it still runs, or nobody knows.
         reason: why it failed.
     """
 
@@ -54,6 +59,9 @@ class Attempt:
     end: float | None = None
     ending: Ending | None = None
     reason: str = ""
+    free: float | None = None
+    handover: float | None = None
+    beginning: Beginning | None = None
 
 
 class History:
@@ -64,6 +72,7 @@ class History:
         begin: the last session's first record; None before the first session.
         close: its last record; None while it is open.
         session: its number, from 1.
+        handovers: the hand-over gaps of that session by how the tasks were begun, seconds.
     """
 
     def __init__(self) -> None:
@@ -71,6 +80,7 @@ class History:
         self.begin: Record | None = None
         self.close: Record | None = None
         self.session = 0
+        self.handovers: dict[Beginning, list[float]] = {}
         self._boot = ""
         self._position = 0
 
@@ -88,20 +98,30 @@ class History:
                     self._boot,
                     self._position,
                     record["time"],
+                    free=record.get("free"),
                 )
             case "end":
                 attempt = self.attempts[record["unit"]]
                 attempt.ended, attempt.end = self._position, record["ended"]
                 attempt.ending, attempt.reason = _ENDINGS[record["ending"]], record["reason"]
+                if record.get("beginning") is not None:
+                    self._enter_beginning(attempt, _BEGINNINGS[record["beginning"]], record["began"])
             case "adopt":
                 self.attempts[record["unit"]].session = self.session
             case "begin":
                 self.begin, self.close = record, None
                 self.session += 1
+                self.handovers = {}
                 self._boot = record["boot"]
             case "close":
                 self.close = record
         self._position += 1
+
+    def _enter_beginning(self, attempt: Attempt, beginning: Beginning, began: float | None) -> None:
+        attempt.beginning = beginning
+        if attempt.free is not None and began is not None:
+            attempt.handover = began - attempt.free
+            self.handovers.setdefault(beginning, []).append(attempt.handover)
 
     def open_attempts(self) -> dict[str, Attempt]:
         """The attempts of which no end is known, by unit."""

@@ -7,7 +7,7 @@ It reads requests from the socket at its standard input (see `serve`) and ends w
 
 A launcher stands between the driver and each task, and outlives the driver. It is a child subreaper: whatever
 the command starts, also in a session of its own, is re-parented to it and cannot get away. SIGTERM asks the command to
-stop, a second one ends it at once.
+stop (see `Supervisor`), SIGQUIT ends it at once.
 
 The claim says who it is (see `rlsched.executor.claim`), and comes into being before the command does, or not at
 all: a driver that finds no claim may put one in its place, and then the command never runs. The exit file says how the
@@ -25,22 +25,36 @@ import fcntl
 import posix as os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 EXDEV, ENOSPC, EDQUOT = 18, 28, 122
 PR_SET_CHILD_SUBREAPER = 36
-AWAITED = {signal.SIGCHLD, signal.SIGTERM}
+AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGQUIT}
 IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]  # and so, without further ado, by what it starts
 LONGEST_WAIT = 86400.0
 NEVER = float("inf")
 
 
-def serve() -> None:
+def execute(command: list[str], environment: dict[str, str]) -> int:
+    """Start a command as the leader of a session and group of its own; returns its number.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    if "PATH" in environment:
+        os.putenv("PATH", environment["PATH"])  # where the command is looked up
+    return os.posix_spawnp(command[0], command, environment, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON)
+
+
+def serve(start: Callable[[list[str], dict[str, str]], int] = execute) -> None:
     """Fork a launcher for each request, until the driver is gone.
 
     A request is its length and the number of each kind of text in it (fields, as `launch` takes them, and the log;
     outputs; words of the command; variables), then the texts, each ended by NUL. The answer is an error number, and if
     that is 0, a pidfd of the launcher.
+
+    Args:
+        start: how a launcher starts its command.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     driver = socket.socket(fileno=0)
@@ -55,12 +69,15 @@ def serve() -> None:
             continue
         if pid == 0:
             os.setsid()  # out of reach of the terminal's Ctrl-C, and of what ends the driver
-            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            driver.detach()
+            nothing = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(nothing, 0)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            os.closerange(3, 1 << 20)
+            os.close(nothing)
+            os.close(log)
             _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-            launch(fields[:-1], outputs, command, variables)
+            launch(fields[:-1], outputs, command, variables, start)
             os._exit(0)
         pidfd = os.pidfd_open(pid)  # of a process that has not been reaped, and so is the right one
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, pidfd.to_bytes(4, sys.byteorder))]
@@ -88,26 +105,31 @@ def receive(driver: socket.socket) -> tuple[list[str], list[str], list[str], lis
     return texts[: ends[0]], texts[ends[0] : ends[1]], texts[ends[1] : ends[2]], texts[ends[2] : -1]
 
 
-def launch(fields: list[str], outputs: list[str], command: list[str], variables: list[str]) -> None:
+def launch(
+    fields: list[str],
+    outputs: list[str],
+    command: list[str],
+    variables: list[str],
+    start: Callable[[list[str], dict[str, str]], int],
+) -> None:
     """Be a launcher, from claim to exit file."""
-    folder, claim, exit_file, replaced, failed, grace, timeout, record = fields
-    environment = dict(variable.split("=", 1) for variable in variables)
-    if "PATH" in environment:
-        os.putenv("PATH", environment["PATH"])  # where the command is looked up
+    folder, claim, exit_file, preempt_file, replaced, failed, request, grace, last_grace, timeout, record = fields
     os.chdir(folder)
     if not take(claim, record):
         return
     move_aside(outputs, folder, replaced, "what was there before")
     oom_kills = count_oom_kills()
     try:
-        leader = os.posix_spawnp(
-            command[0], command, environment, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON
-        )
+        leader = start(command, dict(variable.split("=", 1) for variable in variables))
     except OSError as error:
         say(f"{command[0]}: {error.strerror}")
         end: dict[str, object] = {"code": 127, "timed_out": False, "killed": False, "strays": 0}
     else:
-        end = Supervisor(leader, float(grace), float(timeout)).run()
+        began = time.time()
+        supervisor = Supervisor(leader, preempt_file, int(request), float(grace), float(last_grace), float(timeout))
+        end = supervisor.run()
+        end["began"] = began
+    end["warm"] = start is not execute
     end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
     end["missing"] = next((index for index, output in enumerate(outputs) if not exists(output)), None)
     end["time"] = time.time()
@@ -217,17 +239,28 @@ def say(text: str) -> None:
 class Supervisor:
     """Waits for a command's process, the leader of a session and group of its own, and for all that it leaves behind.
 
+    To stop it, a file is written and a signal sent to its group. If that was SIGTERM, SIGKILL follows after the grace
+    period; if it was another one or none, SIGTERM follows, and SIGKILL after a last grace period.
+
     Args:
         leader: number of that process, and of its group.
-        grace: seconds between SIGTERM and SIGKILL.
+        preempt_file: appears when the command is asked to stop.
+        request: number of the signal that asks it; 0: the file alone does.
+        grace: seconds that it has from then on.
+        last_grace: seconds between a SIGTERM that comes after that, or after the command's own end, and SIGKILL.
         timeout: seconds after which the command is stopped.
     """
 
-    def __init__(self, leader: int, grace: float, timeout: float) -> None:
+    def __init__(
+        self, leader: int, preempt_file: str, request: int, grace: float, last_grace: float, timeout: float
+    ) -> None:
         self.leader = leader
+        self.preempt_file = preempt_file
+        self.request = request
         self.grace = grace
+        self.last_grace = last_grace
         self.deadline = time.monotonic() + timeout
-        self.kill_at = NEVER
+        self.terminate_at = self.kill_at = NEVER
         self.status: int | None = None
         self.stopped = self.timed_out = self.killed = False
         self.strays = 0
@@ -240,14 +273,19 @@ class Supervisor:
                 self.deadline = NEVER
                 self.timed_out = True
                 self.stop()
+            if now >= self.terminate_at:
+                self.terminate_at, self.kill_at = NEVER, min(self.kill_at, now + self.last_grace)
+                send(signal.SIGTERM, self.group())
             if now >= self.kill_at:
                 self.killed = self.killed or self.status is None
                 send(signal.SIGKILL, descendants())
                 self.kill_at = now + 0.1  # once more, for what was forked in the meantime
-            remaining = min(self.deadline, self.kill_at) - now
+            remaining = min(self.deadline, self.terminate_at, self.kill_at) - now
             received = signal.sigtimedwait(AWAITED, min(max(0.0, remaining), LONGEST_WAIT))
             if received is not None and received.si_signo == signal.SIGTERM:
                 self.stop()
+            elif received is not None and received.si_signo == signal.SIGQUIT:
+                self.kill_at = 0.0
         assert self.status is not None
         code = os.waitstatus_to_exitcode(self.status)
         return {"code": code, "timed_out": self.timed_out, "killed": self.killed, "strays": self.strays}
@@ -266,20 +304,41 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """Ask the command's group to end, as Ctrl-C in a terminal would; a second call leaves it no more time."""
+        """Ask the command's group to end, as Ctrl-C in a terminal would. To ask again changes nothing."""
         if self.stopped:
-            self.kill_at = 0.0
             return
         self.stopped = True
-        self.kill_at = min(self.kill_at, time.monotonic() + self.grace)
-        send(signal.SIGTERM, [pid for pid, group in descendants().items() if group == self.leader])
+        now = time.monotonic()
+        if self.request == signal.SIGTERM:
+            self.kill_at = min(self.kill_at, now + self.grace)
+        else:
+            self.terminate_at = now + self.grace
+        self.announce()
+        if self.request:
+            send(self.request, self.group())
+
+    def announce(self) -> None:
+        """Make the file that says so; on a full disk its content may be missing."""
+        left = self.grace if self.request == signal.SIGTERM else self.grace + self.last_grace
+        moment = time.time()
+        try:
+            with open(self.preempt_file, "w") as file:  # noqa: PTH123
+                file.write(f'{{"time": {moment}, "kill_at": {moment + left}}}\n')
+        except OSError:
+            return
+
+    def group(self) -> list[int]:
+        """What is left of the command's process group."""
+        return [pid for pid, group in descendants().items() if group == self.leader]
 
     def dismiss_strays(self) -> None:
-        """Ask what outlives the command to end. Its group has been asked already if the command was stopped."""
+        """Ask what outlives the command to end. If the command was stopped, its group has been asked already."""
         self.deadline = NEVER
-        strays = [pid for pid, group in descendants().items() if not (self.stopped and group == self.leader)]
+        left = descendants()
+        strays = [pid for pid, group in left.items() if not (self.stopped and group == self.leader)]
         self.strays = len(strays)
-        self.kill_at = min(self.kill_at, time.monotonic() + self.grace)
+        if len(strays) == len(left):
+            self.kill_at = min(self.kill_at, time.monotonic() + self.last_grace)
         send(signal.SIGTERM, strays)
 
 
@@ -311,6 +370,7 @@ def send(number: int, pids: Iterable[int]) -> None:
 
 
 if __name__ == "__main__":
+    os.closerange(3, 1 << 20)  # whatever the driver has inherited is none of a task's business
     try:
         serve()
     except ConnectionError:  # the driver was killed in the middle of a request

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+MARKER = "RLSCHED_PROGRESS_FILE"  # of the variables that a task's processes inherit, one that no two attempts share
 _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
@@ -18,6 +19,8 @@ class AttemptPaths:
         claim: says which process is its launcher; comes into being once, before the command does.
         exit: how the command ended, as its launcher saw it.
         progress: where it may report its progress.
+        preempt: appears when it is asked to stop.
+        begun: when a Python task's function was called.
         log: its output.
         replaced: its declared outputs as they were before it.
         failed: its declared outputs as it left them, if it did not succeed.
@@ -26,6 +29,8 @@ class AttemptPaths:
     claim: Path
     exit: Path
     progress: Path
+    preempt: Path
+    begun: Path
     log: Path
     replaced: Path
     failed: Path
@@ -38,6 +43,8 @@ def attempt_paths(run_dir: Path, unit: str, number: int) -> AttemptPaths:
         claim=run_dir / "attempts" / f"{name}.claim.json",
         exit=run_dir / "attempts" / f"{name}.exit.json",
         progress=run_dir / "attempts" / f"{name}.progress.json",
+        preempt=run_dir / "attempts" / f"{name}.preempt.json",
+        begun=run_dir / "attempts" / f"{name}.begun",
         log=run_dir / "logs" / f"{name}.log",
         replaced=run_dir / "replaced" / name,
         failed=run_dir / "failed" / name,

@@ -1,27 +1,20 @@
-"""The driver's end of a task's launcher: start it or find it, ask it to stop, learn how the task ended."""
+"""The driver's end of a task's launcher: find it, ask it to stop, learn how the task ended."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import py_compile
 import signal
-import socket
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from rlsched.executor import launcher
-from rlsched.executor.claim import forbid, open_holder, read_claim
-from rlsched.executor.paths import AttemptPaths
-
-MARKER = "RLSCHED_PROGRESS_FILE"  # of the variables that a task's processes inherit, one that no two attempts share
+from rlsched.executor.claim import open_holder, read_claim
+from rlsched.executor.paths import MARKER, AttemptPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +24,13 @@ class Exit:
     Attributes:
         code: exit code; minus the signal's number if a signal ended it.
         timed_out: it was stopped because its time was up.
-        killed: SIGTERM did not end it within the grace period, SIGKILL did.
+        killed: it did not end within the grace period, SIGKILL ended it.
         strays: processes that outlived the command and were ended after it.
         oom: the kernel has ended it for want of memory.
         missing: index of the first declared output that it has not left; None: all are there.
         time: when the last of its processes was gone, in seconds since the epoch.
+        began: when its first statement ran, in seconds since the epoch: a command was started, a function called.
+        warm: it was forked from a process that had imported what it needs.
     """
 
     code: int
@@ -45,6 +40,8 @@ class Exit:
     oom: bool = False
     missing: int | None = None
     time: float = 0.0
+    began: float | None = None
+    warm: bool = False
 
 
 class Process:
@@ -72,10 +69,22 @@ class Process:
     def fileno(self) -> int:
         return self._pidfd
 
+    @property
+    def was_asked_to_stop(self) -> bool:
+        """True if somebody has, in this session or an earlier one."""
+        return self.paths.preempt.exists()
+
     def stop(self) -> None:
-        """Ask the task to end: SIGTERM, then SIGKILL after the grace period. Asked again, it is killed at once."""
+        """Ask the task to end, and see to it that it does; see `launcher.Supervisor`. To ask again changes nothing."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._send(signal.SIGQUIT)
+
+    def _send(self, number: int) -> None:
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def wait(self) -> Exit | None:
         """How the task ended, once it has: see `collect`."""
@@ -85,88 +94,6 @@ class Process:
     def let_go(self) -> None:
         """Forget about the process, which runs on if it has not ended."""
         os.close(self._pidfd)
-
-
-class Starter:
-    """Starts tasks, by a process of its own that forks their launchers; see `rlsched.executor.launcher`."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        paths: AttemptPaths,
-        record: Mapping[str, object],
-        env: Mapping[str, str],
-        folder: Path,
-        outputs: Iterable[Path],
-        grace: float,
-        timeout: float | None,
-    ) -> Process:
-        """Start a command under a launcher.
-
-        Args:
-            record: the journal's record of this start.
-            env: its whole environment.
-            folder: where it runs.
-            outputs: what it has to leave.
-            grace, timeout: see `launcher.Supervisor`.
-
-        Raises:
-            OSError: the log cannot be written, or no process can be started. The command has not begun, and will not.
-        """
-        declared = _declared(outputs, folder)
-        fields = (
-            *(folder, paths.claim, paths.exit, paths.replaced, paths.failed),
-            *(grace, launcher.NEVER if timeout is None else timeout, json.dumps(record), paths.log),
-        )
-        texts = [*map(str, fields), *declared, *argv, *(f"{name}={value}" for name, value in env.items())]
-        content = b"".join(os.fsencode(text) + b"\0" for text in texts)
-        if content.count(b"\0") != len(texts):
-            raise OSError(errno.EINVAL, "a NUL character in what is to be started")
-        counts = (len(content), len(fields), len(declared), len(argv))
-        try:
-            self._socket.sendall(b"".join(b"%d\0" % count for count in counts) + content)
-            answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 1)
-        except ConnectionError:
-            answer = b""
-        if not answer:
-            self.close()
-            self._begin()
-            return _find_out(paths)
-        if error := int.from_bytes(answer, "little"):
-            raise OSError(error, os.strerror(error), str(paths.log))
-        return Process(paths, descriptors[0])
-
-    def close(self) -> None:
-        """End the process that starts tasks; those that it has started run on."""
-        self._socket.close()
-        os.waitpid(self._pid, 0)
-
-    def _begin(self) -> None:
-        self._socket, other = socket.socketpair()
-        with other:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", _compiled_launcher()],
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, other.fileno(), 0)],
-                setsid=True,
-                setsigmask=[signal.SIGTERM],
-            )
-
-
-def _find_out(paths: AttemptPaths) -> Process:
-    """The process of an attempt of which it is not known whether it was started: from now on it is, or never will be.
-
-    Raises:
-        OSError: it was not.
-    """
-    if forbid(paths.claim):
-        raise OSError(errno.EPIPE, "the process that starts tasks was killed")
-    return Process.find(paths) or Process(paths, os.eventfd(1, os.EFD_CLOEXEC))  # the second: it has ended already
 
 
 def runs(paths: AttemptPaths) -> bool:
@@ -183,18 +110,22 @@ def runs(paths: AttemptPaths) -> bool:
 def collect(paths: AttemptPaths) -> Exit | None:
     """How an attempt ended whose launcher has: None if that was killed. Nothing of the task is left afterwards."""
     try:
-        return Exit(**json.loads(paths.exit.read_text()))
+        end = Exit(**json.loads(paths.exit.read_text()))
     except FileNotFoundError:
         _sweep(str(paths.progress))
         return None
+    with suppress(OSError, ValueError):  # it is a command, or its function was never called
+        return replace(end, began=float(paths.begun.read_text()))
+    return end
 
 
 def move_failed(outputs: Iterable[Path], folder: Path, paths: AttemptPaths) -> None:
     """Put aside what an attempt has written, in place of a launcher that could not."""
-    launcher.move_aside(_declared(outputs, folder), str(folder), str(paths.failed), "what the failed attempt wrote")
+    launcher.move_aside(declared(outputs, folder), str(folder), str(paths.failed), "what the failed attempt wrote")
 
 
-def _declared(outputs: Iterable[Path], folder: Path) -> list[str]:
+def declared(outputs: Iterable[Path], folder: Path) -> list[str]:
+    """Outputs as a launcher wants them: relative to the folder that the task runs in, if they are inside."""
     return [os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path) for path in outputs]
 
 
@@ -211,12 +142,3 @@ def _is_marked(process: psutil.Process, marker: str) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER) == marker
     except psutil.Error:
         return False
-
-
-@cache
-def _compiled_launcher() -> str:
-    """The launcher as bytecode, which saves each start a quarter of its time; as source where none can be written."""
-    try:
-        return py_compile.compile(launcher.__file__, doraise=True) or launcher.__file__
-    except (OSError, py_compile.PyCompileError):
-        return launcher.__file__

@@ -13,6 +13,7 @@ from rlsched.executor.journal import Journal, Record
 from rlsched.executor.paths import AttemptPaths, attempt_paths, file_name
 
 JOURNAL = "journal.jsonl"
+FORKSERVER_LOG = "forkserver.log"
 _LOCK = "lock"
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rlsched import progress
+from rlsched.executor.handover import Beginning, Handovers, summarise
 from rlsched.executor.history import Attempt, Ending, History
 from rlsched.executor.journal import fold
 from rlsched.executor.paths import attempt_paths
@@ -44,6 +45,9 @@ class UnitStatus:
         attempts: over all sessions; what follows is of the last one.
         start, end: seconds since the epoch; None: not yet.
         devices: ids.
+        beginning: how it was begun; None: not yet known.
+        handover: seconds from when its devices were free for it to its first statement; None: not yet known, or
+            nothing had run there before.
         reason: why it failed.
         log: its output.
         progress: its latest report, while it runs and afterwards.
@@ -55,6 +59,8 @@ class UnitStatus:
     start: float | None = None
     end: float | None = None
     devices: tuple[str, ...] = ()
+    beginning: Beginning | None = None
+    handover: float | None = None
     reason: str = ""
     log: Path | None = None
     progress: progress.Progress | None = None
@@ -68,6 +74,7 @@ class RunStatus:
         start, end: seconds since the epoch.
         predicted_makespan, makespan: seconds of this session; `makespan` is None while it is open.
         devices: ids of everything that could be used.
+        handovers: how long devices waited between two tasks, by how the second was begun.
         reason: why it was interrupted.
         units: in the order of the workflow file.
     """
@@ -81,6 +88,7 @@ class RunStatus:
     predicted_makespan: float
     makespan: float | None
     devices: tuple[str, ...]
+    handovers: dict[str, Handovers]
     reason: str
     units: tuple[UnitStatus, ...]
 
@@ -119,6 +127,7 @@ def read_status(run_dir: Path) -> RunStatus:
         predicted_makespan=begin["predicted_makespan"],
         makespan=close["makespan"],
         devices=tuple(device for node in begin["nodes"] for device in node["devices"]),
+        handovers={str(kind): summarise(gaps) for kind, gaps in sorted(history.handovers.items())},
         reason=close["reason"],
         units=tuple(_unit_status(run_dir, name, history, state) for name in begin["units"]),
     )
@@ -145,6 +154,8 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
         start=attempt.start,
         end=attempt.end,
         devices=attempt.devices,
+        beginning=attempt.beginning,
+        handover=attempt.handover,
         reason=attempt.reason,
         log=paths.log,
         progress=progress.read(paths.progress),

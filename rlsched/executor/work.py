@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+from rlsched.executor.preload import heavy_imports
 from rlsched.model import Job, Task
 from rlsched.workflow import Command, Workflow
 
@@ -26,6 +29,10 @@ class Unit:
         outputs: files or folders that must exist when it has succeeded.
         digest: identity: equal digests mean that the same is run on the same sources.
         needs: names of all units that must have finished before.
+        preload: modules worth having imported before it starts; empty: it is a command, or imports nothing heavy.
+        is_function: it is a Python function.
+        request: number of the signal that asks it to stop; 0: none, its preempt file alone does.
+        grace: seconds that it has then; None: as long as any.
     """
 
     name: str
@@ -35,6 +42,10 @@ class Unit:
     outputs: tuple[Path, ...] = ()
     digest: str = ""
     needs: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    is_function: bool = False
+    request: int = signal.SIGTERM
+    grace: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,20 +70,32 @@ def unit_name(task: Task, member: int) -> str:
 def work_of(workflow: Workflow) -> Work:
     """What a workflow means on this machine, now: the digests depend on the present state of its source files."""
     names = {task.name: tuple(unit_name(task, m) for m in range(task.array)) for task in workflow.job.tasks}
+    imports = cache(lambda module: heavy_imports(module, workflow.folder))
     units = []
     for task, command in zip(workflow.job.tasks, workflow.commands, strict=True):
         needs = tuple(name for need in task.needs for name in names[need])
         stamps = list(_stamps(command.sources, workflow.folder))
+        preload: tuple[str, ...] = ()
+        if command.python is not None:
+            named = command.preload
+            preload = imports(command.python.partition(":")[0]) if named is None else named
         units.append(
             tuple(
-                _unit(name, command.for_member(member), workflow.folder, stamps, needs)
+                _unit(name, command.for_member(member), workflow.folder, stamps, needs, preload)
                 for member, name in enumerate(names[task.name])
             )
         )
     return Work(workflow.job, tuple(units), workflow.folder)
 
 
-def _unit(name: str, command: Command, folder: Path, stamps: list[object], needs: tuple[str, ...]) -> Unit:
+def _unit(
+    name: str,
+    command: Command,
+    folder: Path,
+    stamps: list[object],
+    needs: tuple[str, ...],
+    preload: tuple[str, ...],
+) -> Unit:
     if command.run is not None:
         argv: tuple[str, ...] = ("bash", "-eo", "pipefail", "-c", command.run)
     else:
@@ -81,8 +104,19 @@ def _unit(name: str, command: Command, folder: Path, stamps: list[object], needs
         argv = (sys.executable, "-m", "rlsched.executor.call", command.python, arguments)
     paths = [[os.path.relpath(path, folder) for path in paths] for paths in (command.inputs, command.outputs)]
     what = [command.run, command.python, command.args, command.env, paths, stamps]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    return Unit(name, argv, command.env, command.timeout, command.outputs, digest, needs)
+    return Unit(
+        name,
+        argv,
+        command.env,
+        command.timeout,
+        command.outputs,
+        digest=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16],
+        needs=needs,
+        preload=preload,
+        is_function=command.python is not None,
+        request=0 if command.preempt_signal is None else signal.Signals[command.preempt_signal],
+        grace=command.grace,
+    )
 
 
 def _stamps(sources: Sequence[Path], folder: Path) -> Iterator[object]:

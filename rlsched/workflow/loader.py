@@ -83,6 +83,10 @@ class _Loader:
             self._fail(name, ("python",), "expected either run or python, found both")
         if spec.args and spec.python is None:
             self._fail(name, ("args",), "expected args beside python only, found them beside run")
+        if spec.preload is not None and spec.python is None and self._is_own(name, spec, "preload"):
+            self._fail(name, ("preload",), "expected preload beside python only, found it beside run")
+        if not spec.preemptible and self._is_own(name, spec, "preempt_signal"):
+            self._fail(name, ("preempt_signal",), "expected a task with preemptible: true, found one without")
 
     def _note_outputs(self, name: str, spec: TaskSpec) -> None:
         for field, text in _texts("outputs", spec.outputs):
@@ -141,6 +145,7 @@ class _Loader:
             priority=spec.priority,
             retries=spec.retries if isinstance(spec.retries, int) else _by_cause(spec.retries),
             setup_time=self._spec.setup_time,
+            checkpoint_time=spec.checkpoint_time,
         )
 
     def _modes(self, name: str, spec: TaskSpec) -> list[tuple[int, str | None, float]]:
@@ -177,7 +182,10 @@ class _Loader:
             python=spec.python,
             args=spec.args,
             env=spec.env,
+            preload=None if spec.preload is None else tuple(spec.preload),
             timeout=spec.timeout,
+            preempt_signal=_signal_of(spec),
+            grace=spec.grace,
             inputs=tuple(self._path(text) for _, text in _texts("inputs", spec.inputs)),
             outputs=tuple(self._path(text) for _, text in _texts("outputs", spec.outputs)),
             sources=tuple(self._sources(spec)),
@@ -198,6 +206,13 @@ class _Loader:
 
 def _by_cause(budgets: RetryBudgets) -> dict[Cause, int]:
     return {cause: getattr(budgets, cause) for cause in Cause}
+
+
+def _signal_of(spec: TaskSpec) -> str | None:
+    """Name of the signal that asks a task to stop: one that is not preemptible can only be stopped like any process."""
+    if not spec.preemptible:
+        return "SIGTERM"
+    return None if spec.preempt_signal == "none" else spec.preempt_signal
 
 
 def _texts(field: str, value: str | list[str]) -> list[tuple[Location, str]]:

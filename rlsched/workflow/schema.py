@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -80,6 +80,8 @@ _Texts = Annotated[_Text | list[_Text], expected("a text or a list of texts")]
 _Names = Annotated[_Text | Annotated[list[_Text], Field(min_length=1)], expected("a name or a list of names")]
 _Seconds = Annotated[_Duration, expected("seconds above 0 or a text such as '90s', '10m', '2h'")]
 _Gibibytes = Annotated[_Memory, expected("GiB or a text such as '16GB', '512MiB'")]
+_Module = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"), expected("a module name")]
+_Modules = list[_Module]
 _Vars = dict[_Name, Annotated[_Scalar, expected("a text, a number, true or false")]]
 _Matrix = dict[_Name, Annotated[list[_Scalar], Field(min_length=1), expected("a list of texts or numbers")]]
 
@@ -134,7 +136,18 @@ class Defaults(Strict):
     timeout: _Seconds | None = None
     """Time after which an attempt is stopped and counts as failed."""
     preemptible: Annotated[_Flag, expected("true or false")] = False
-    """The task checkpoints on SIGTERM and may be stopped and resumed."""
+    """The task writes a checkpoint when it is asked to stop, and may be stopped and resumed."""
+    preempt_signal: Annotated[
+        Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "none"],
+        expected("SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or none"),
+    ] = "SIGTERM"
+    """The signal that asks a preemptible task to stop; none: only the file RLSCHED_PREEMPT_FILE does."""
+    grace: _Seconds | None = None
+    """Time from when it is asked to stop until it is made to; by default 10 seconds."""
+    checkpoint_time: Annotated[_Time, expected("seconds or a text such as '90s', '10m', '2h'")] = 0.0
+    """Estimated time that it takes to write its checkpoint, and to read it again."""
+    preload: Annotated[_Modules | None, expected("a list of module names")] = None
+    """Modules to have imported before a Python function's process starts; by default torch if its module imports it."""
     priority: Annotated[_Number, expected("a number")] = 0.0
     """Larger is more urgent."""
     env: dict[_Name, Annotated[_Value, expected("a text or a number")]] = Field(default={})

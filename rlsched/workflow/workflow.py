@@ -25,7 +25,10 @@ class Command:
         python: "package.module:function"; None if the task is a shell command.
         args: JSON values, the keyword arguments of the function.
         env: environment variables on top of those of the parent process.
+        preload: modules to have imported before the function's process is forked; None: what its module imports.
         timeout: seconds an attempt may take; None: no limit.
+        preempt_signal: name of the signal that asks it to stop; None: none does, only the file.
+        grace: seconds that it has then; None: the executor's own.
         inputs, outputs: absolute paths of files or folders. Those of an array's members have ${array.index} in them.
         sources: those of the inputs, of all members, that no task writes.
         line: where the task stands in the workflow file.
@@ -35,7 +38,10 @@ class Command:
     python: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    preload: tuple[str, ...] | None = None
     timeout: float | None = None
+    preempt_signal: str | None = "SIGTERM"
+    grace: float | None = None
     inputs: tuple[Path, ...] = ()
     outputs: tuple[Path, ...] = ()
     sources: tuple[Path, ...] = ()
