@@ -71,7 +71,7 @@ def should_stop() -> bool:
     one of them may see it a step earlier than another.
     """
     path = os.environ.get(PREEMPT_VARIABLE)
-    return bool(path) and Path(path).exists()
+    return bool(path and Path(path).exists())
 
 
 def read(path: str | os.PathLike[str]) -> Progress | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rlsched.executor.executor import Executor
 from rlsched.executor.run import RunResult, run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.work import Unit, Work, unit_name
-from rlsched.model import Cluster, Job
+from rlsched.model import Cluster, Job, Task
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Decision, Event, Policy, Scheduler
 from rlsched.simulator import Simulator
@@ -65,13 +66,42 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     return simulated if request.param == "simulator" else executed
 
 
+# Sleeps for as long as the number of its GPUs says; when it is asked to stop, it writes down how much it has done.
+_SLEEPER = """
+import json, os, signal, sys, time
+seconds = json.loads(sys.argv[1])[os.environ["RLSCHED_GPUS"]]
+checkpoint = os.environ["RLSCHED_CHECKPOINT_DIR"] + "/done"
+done = float(open(checkpoint).read()) if os.path.exists(checkpoint) else 0.0
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+start, before = time.monotonic(), done
+while done < 1 and not asked:
+    time.sleep(0.005)
+    done = before + (time.monotonic() - start) / seconds
+if done < 1:
+    with open(checkpoint, "w") as file:
+        file.write(str(done))
+    report = os.environ["RLSCHED_PROGRESS_FILE"]
+    with open(report + ".tmp", "w") as file:
+        json.dump({"step": int(done * 1e6), "total": 1000000, "time": time.time()}, file)
+    os.replace(report + ".tmp", report)
+    sys.exit(143)
+"""
+
+
 def sleeps(job: Job, folder: Path) -> Work:
-    """The job as processes that sleep as long as its tasks' fastest modes say."""
+    """The job as processes that sleep as long as its tasks' fastest modes say; if preemptible, as the chosen mode."""
     units = [
-        tuple(Unit(f"{job.name}-{unit_name(task, m)}", ("sleep", str(task.shortest))) for m in range(task.array))
-        for task in job.tasks
+        tuple(Unit(f"{job.name}-{unit_name(task, m)}", _sleeper(task)) for m in range(task.array)) for task in job.tasks
     ]
     return Work(job, tuple(units), folder)
+
+
+def _sleeper(task: Task) -> tuple[str, ...]:
+    if not task.preemptible:
+        return ("sleep", str(task.shortest))
+    seconds = json.dumps({mode.gpus: mode.duration for mode in task.modes})
+    return (sys.executable, "-I", "-S", "-c", _SLEEPER, seconds)
 
 
 class Execute(Protocol):

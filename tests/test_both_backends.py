@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from builders import first_fit, job, lazy, task
 from conftest import Play
 
-from rlsched.model import Allocation, Cluster, Job, Mode, Node, Task
+from rlsched.model import Allocation, Cluster, Job, Mode, Node, Preemption, Task
 from rlsched.policies.registry import describe, load_policy
-from rlsched.scheduler import Arrived, Finished, StallError
+from rlsched.schedule import Outcome
+from rlsched.scheduler import Arrived, Decision, Finished, Preempted, StallError
+from rlsched.state import State
 
 TWO_KINDS = Cluster(
     (
@@ -20,13 +24,13 @@ ONE_GPU = Cluster((Node("a", gpus=1, cpus=4),))
 
 
 def pipeline(name: str, release: float) -> Job:
-    """Cleaning on a CPU, a sweep of three, a gang of two that may also be one, and an export that needs a licence."""
+    """Cleaning on a CPU, a sweep of three, a malleable training, a gang of two, and an export that needs a licence."""
     return Job(
         name,
         (
             Task("clean", (Mode(0.02, cpus=1),)),
             Task("sweep", (Mode(0.05, gpus=1, cpus=1),), ("clean",), array=3),
-            Task("train", (Mode(0.05, gpus=2, cpus=1), Mode(0.08, gpus=1, cpus=1)), ("clean",)),
+            Task("train", (Mode(0.05, gpus=2, cpus=1), Mode(0.08, gpus=1, cpus=1)), ("clean",), preemptible=True),
             Task("gang", (Mode(0.03, gpus=2, gpu_type="fast"),), ("sweep",)),
             Task("export", (Mode(0.02, resources={"licence": 1}),), ("train", "gang")),
         ),
@@ -71,3 +75,44 @@ def test_waiting_for_nothing_is_an_error(play: Play) -> None:
 def test_an_impossible_request_is_refused_on_arrival(play: Play) -> None:
     with pytest.raises(ValueError, match="task 'x' asks for more than the cluster has"):
         play([job("a", task("x", gpus=2))], ONE_GPU, first_fit)
+
+
+def test_a_preempted_task_goes_on_with_another_number_of_gpus(play: Play) -> None:
+    """Both backends tell the same story: it gives way, and takes what is left, with the work that it has left."""
+    malleable = (Mode(0.8, gpus=2, cpus=1), Mode(1.2, gpus=1, cpus=1))
+    tasks = (
+        Task("train", malleable, preemptible=True, checkpoint_time=0.01),
+        Task("notice", (Mode(0.3, cpus=1),)),
+        Task("urgent", (Mode(0.2, gpus=1, cpus=1),), ("notice",)),
+    )
+
+    def urgent_first(state: State) -> Sequence[Decision]:
+        for ready in sorted(state.ready.values(), key=lambda ready: ready.task.name, reverse=True):
+            for mode in range(len(ready.task.modes)):
+                if allocation := state.allocate(ready, mode):
+                    return [allocation]
+        preemptible = [m for m, run in state.running.items() if run.task.task.preemptible and not run.stopping]
+        return [Preemption(member) for member in preemptible if state.ready]
+
+    played = play([Job("a", tasks)], Cluster((Node("n", gpus=2, cpus=4),)), urgent_first)
+    told = [
+        (type(what).__name__, tasks[what.member.task].name, what.mode if isinstance(what, Allocation) else None)
+        for _, what in played.happenings
+        if isinstance(what, Allocation | Preemption | Preempted | Finished)
+    ]
+    assert told == [
+        ("Allocation", "notice", 0),
+        ("Allocation", "train", 0),
+        ("Finished", "notice", None),
+        ("Preemption", "train", None),
+        ("Preempted", "train", None),
+        ("Allocation", "urgent", 0),
+        ("Allocation", "train", 1),
+        ("Finished", "urgent", None),
+        ("Finished", "train", None),
+    ]
+    (stopped,) = played.of(Preempted)
+    assert 0 < stopped.work_left < 1
+    played.schedule.check()
+    outcomes = [run.outcome for run in played.schedule.runs if run.member.task == 0]
+    assert outcomes == [Outcome.PREEMPTED, Outcome.FINISHED]

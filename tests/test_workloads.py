@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 import torch
 import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlsched import progress
 from rlsched.experiments.workloads import files, ranks, steps, training
+from rlsched.experiments.workloads.checkpoint import read_if_sound
 from rlsched.experiments.workloads.settings import Settings
 from rlsched.experiments.workloads.spans import span_f1, spans
 from rlsched.workflow import load_workflow
@@ -159,6 +162,62 @@ def test_a_killed_training_goes_on_from_its_last_periodic_checkpoint(
         training.fit(settings, network, dies)
     assert torch.load(settings.checkpoint, weights_only=True)["step"] == 7
     assert same(fit_tiny(settings), undisturbed)
+
+
+def stopped_twice(folder: Path) -> Settings:
+    """A training that has saved checkpoints after steps 3 and 6."""
+    settings = tiny(folder)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            fit_tiny(settings, sigterm_at=3)
+    return settings
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_when_the_newest_checkpoint_is_damaged_the_one_before_it_counts(
+    tmp_path: Path, undisturbed: dict[str, Tensor], damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flipped bit among the weights, which would load without a murmur, half a file, or none."""
+    settings = stopped_twice(tmp_path)
+    content = bytearray(settings.checkpoint.read_bytes())
+    content[content.index(torch.load(settings.checkpoint)["model"]["0.weight"].numpy().tobytes()) + 2] ^= 1
+    settings.checkpoint.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    if damage == "gone":  # the machine was lost between the two renames
+        settings.checkpoint.unlink()
+    with pytest.raises(SystemExit):
+        fit_tiny(settings, sigterm_at=1)
+    assert torch.load(settings.checkpoint, weights_only=True)["step"] == 4
+    assert ("tiny.checkpoint is damaged, it is not used" in capsys.readouterr().out) is (damage != "gone")
+    assert same(fit_tiny(settings), undisturbed)
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == []
+
+
+def test_without_a_sound_checkpoint_a_training_starts_afresh(
+    tmp_path: Path, undisturbed: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so, and ends as it should."""
+    settings = stopped_twice(tmp_path)
+    for path in tmp_path.glob("*checkpoint*"):
+        path.write_bytes(b"not a checkpoint")
+    assert same(fit_tiny(settings), undisturbed)
+    assert capsys.readouterr().out.count("is damaged, it is not used") == 2
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path: Path, data: st.DataObject) -> None:
+    """Either it is noticed, or it is where nothing stands."""
+    path = tmp_path / "checkpoint"
+    content = {"step": 3, "model": {"weight": torch.arange(12.0)}, "random": [torch.arange(5)]}
+    torch.save(content, path)
+    raw = bytearray(path.read_bytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(raw)
+    loaded = read_if_sound(path)
+    if loaded is not None:
+        assert loaded["step"] == 3
+        assert torch.equal(loaded["model"]["weight"], torch.arange(12.0))
+        assert torch.equal(loaded["random"][0], torch.arange(5))
 
 
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:

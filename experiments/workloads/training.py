@@ -116,7 +116,7 @@ def fit(settings: Settings, build: Callable[[], nn.Module], logits: Logits) -> N
         metrics = {"loss": loss.item(), "steps": total, "examples": examples, "lr": settings.lr}
         ran = {"seconds": round(seconds, 2), "ranks": world, "device": device.type}
         files.write_json(settings.metrics, metrics | ran)
-        settings.checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
         print(f"{total} steps of {batch_size} in {seconds:.1f} s on {world} x {device.type}, loss {loss.item():.4f}")
     if world > 1:
         dist.barrier()
