@@ -79,7 +79,7 @@ def outcomes(result: RunResult) -> list[Outcome]:
     [
         (
             "none",
-            'echo $$ > pid; until test -e "$RLSCHED_PREEMPT_FILE"; do sleep 0.02; done; echo file; touch "$saved"; exit 143',
+            'echo $$ > pid; until test -e "$RLSCHED_PREEMPT_FILE"; do :; done; echo file; touch "$saved"; exit 9',
         ),
         ("SIGUSR1", "trap 'echo USR1; touch \"$saved\"; exit 138' USR1; echo $$ > pid; while :; do sleep 0.05; done"),
         ("SIGINT", "trap 'echo INT; touch \"$saved\"; exit 143' INT; echo $$ > pid; while :; do sleep 0.05; done"),
