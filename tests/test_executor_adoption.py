@@ -205,6 +205,7 @@ def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path:
             record={},
             env={**os.environ, "RLSCHED_PROGRESS_FILE": "nowhere"},
             folder=tmp_path,
+            checkpoint=tmp_path / "none",
             outputs=[],
             stopping=Stopping(signal.SIGTERM, 1, 1),
         )

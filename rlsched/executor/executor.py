@@ -161,6 +161,7 @@ class Executor:
             record,
             self._environment(allocation, unit, attempt, folder),
             work.folder,
+            folder,
             unit.outputs,
             Stopping(unit.request, self._grace_of(unit), self._grace),
             unit.timeout,
@@ -299,12 +300,12 @@ class Executor:
         verdict = judge(running.unit, end, paths, running.stopping or running.process.was_asked_to_stop)
         if verdict.ending is Ending.PREEMPTED:
             verdict = Verdict(stopped)
-        if end is None:
+        if end is None:  # its launcher could not do this
             move_failed(running.unit.outputs, running.folder, paths)
+            with suppress(OSError):  # it is not empty: the task has left a checkpoint
+                running.checkpoint.rmdir()
         self._record_end(running.unit, running.attempt, verdict, end)
         self._devices.give_back(running.devices, time.time() if end is None else end.time)
-        with suppress(OSError):  # it is not empty: the task has left a checkpoint
-            running.checkpoint.rmdir()
         match verdict:
             case Verdict(Ending.FINISHED):
                 return Finished(member)

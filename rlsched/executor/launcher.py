@@ -113,7 +113,8 @@ def launch(
     start: Callable[[list[str], dict[str, str]], int],
 ) -> None:
     """Be a launcher, from claim to exit file."""
-    folder, claim, exit_file, preempt_file, replaced, failed, request, grace, last_grace, timeout, record = fields
+    folder, claim, exit_file, preempt_file, checkpoint, replaced, failed, *numbers, record = fields
+    request, grace, last_grace, timeout = map(float, numbers)
     os.chdir(folder)
     if not take(claim, record):
         return
@@ -126,8 +127,7 @@ def launch(
         end: dict[str, object] = {"code": 127, "timed_out": False, "killed": False, "strays": 0}
     else:
         began = time.time()
-        supervisor = Supervisor(leader, preempt_file, int(request), float(grace), float(last_grace), float(timeout))
-        end = supervisor.run()
+        end = Supervisor(leader, preempt_file, int(request), grace, last_grace, timeout).run()
         end["began"] = began
     end["warm"] = start is not execute
     end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
@@ -135,6 +135,7 @@ def launch(
     end["time"] = time.time()
     if end["code"] or end["timed_out"] or end["missing"] is not None:
         move_aside(outputs, folder, failed, "what the failed attempt wrote")
+    remove_if_empty(checkpoint)
     leave(exit_file, end)
 
 
@@ -209,6 +210,13 @@ def make_folders(path: str) -> None:
             os.mkdir("/".join(parts[:end]) or "/")
         except FileExistsError:
             continue
+
+
+def remove_if_empty(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        return
 
 
 def exists(path: str) -> bool:

@@ -46,6 +46,7 @@ class Launch:
         record: the journal's record of this start.
         env: its whole environment.
         folder: where it runs.
+        checkpoint: folder of its checkpoint; removed at its end if it is empty.
         outputs: what it has to leave.
         timeout: seconds it may take; None: no limit.
     """
@@ -55,6 +56,7 @@ class Launch:
     record: Mapping[str, object]
     env: Mapping[str, str]
     folder: Path
+    checkpoint: Path
     outputs: Sequence[Path]
     stopping: Stopping
     timeout: float | None = None
@@ -139,7 +141,7 @@ def _request(launch: Launch) -> bytes:
     outputs = declared(launch.outputs, launch.folder)
     timeout = launcher.NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, paths.claim, paths.exit, paths.preempt, paths.replaced, paths.failed),
+        *(launch.folder, paths.claim, paths.exit, paths.preempt, launch.checkpoint, paths.replaced, paths.failed),
         *(stopping.request, stopping.grace, stopping.last_grace, timeout, json.dumps(launch.record), paths.log),
     )
     variables = (f"{name}={value}" for name, value in launch.env.items())
