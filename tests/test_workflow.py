@@ -58,6 +58,9 @@ class TestMeaning:
                 retries: 1
                 timeout: 2h
                 preemptible: true
+                preempt_signal: SIGUSR1
+                grace: 2m
+                checkpoint_time: 5
                 priority: -1
                 env: {KEY: value, N: 0.10, FLAG: true}
         """)
@@ -68,15 +71,38 @@ class TestMeaning:
         assert (workflow.job.release, workflow.job.weight, workflow.job.deadline) == (0.0, 2.0, 3600.0)
         assert task.modes == (mode,)
         assert (task.array, task.retries, task.preemptible, task.priority, task.setup_time) == (4, 1, True, -1.0, 1.5)
+        assert task.checkpoint_time == 5.0
         assert workflow.commands[0] == Command(
             run="do it",
             env={"KEY": "value", "N": "0.10", "FLAG": "true"},
             timeout=7200.0,
+            preempt_signal="SIGUSR1",
+            grace=120.0,
             inputs=(workflow.folder / "a",),
             outputs=(workflow.folder / "b${array.index}", Path("/c/${array.index}")),
             sources=(workflow.folder / "a",),
             line=6,
         )
+
+    def test_only_a_preemptible_task_chooses_how_it_is_asked_to_stop(self, load: Load) -> None:
+        """A default is for those; the others get SIGTERM, as any process may."""
+        workflow = load("""
+            defaults: {preempt_signal: none}
+            tasks:
+              a: {run: x}
+              b: {run: x, preemptible: true}
+        """)
+        assert [command.preempt_signal for command in workflow.commands] == ["SIGTERM", None]
+
+    def test_what_is_imported_beforehand_may_be_named(self, load: Load) -> None:
+        """For all Python tasks, or for one; nothing named is another thing than naming nothing."""
+        workflow = load("""
+            tasks:
+              a: {python: "m:f"}
+              b: {python: "m:f", preload: []}
+              c: {python: "m:f", preload: [torch, a.b]}
+        """)
+        assert [command.preload for command in workflow.commands] == [None, (), ("torch", "a.b")]
 
     def test_a_task_without_hints_takes_one_core_for_a_minute(self, load: Load) -> None:
         workflow = load("tasks: {a: {run: x}}")

@@ -58,6 +58,10 @@ VALUES = {
     ),
     "timeout": ("soon", "seconds above 0 or a text such as '90s', '10m', '2h', found 'soon'"),
     "preemptible": ("1", "true or false, found 1"),
+    "preempt_signal": ("SIGKILL", "SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or none, found 'SIGKILL'"),
+    "grace": ("0", "seconds above 0 or a text such as '90s', '10m', '2h', found 0"),
+    "checkpoint_time": ("-1", "seconds or a text such as '90s', '10m', '2h', found -1"),
+    "preload": ("torch", "a list of module names, found 'torch'"),
     "priority": ("high", "a number, found 'high'"),
     "env": ("A", "a mapping, found 'A'"),
     "python": ("module.function", "package.module:function, found 'module.function'"),
@@ -115,6 +119,18 @@ MEANING = {
     "neither run nor python": (
         "tasks:\n  a: {cpus: 1}",
         "w.yaml:2: tasks.a: expected either run or python, found neither",
+    ),
+    "preload beside run": (
+        "tasks:\n  a: {run: x, preload: [torch]}",
+        "w.yaml:2: tasks.a.preload: expected preload beside python only, found it beside run",
+    ),
+    "something else than a module to preload": (
+        "tasks:\n  a: {python: 'm:f', preload: [torch, 'os; x']}",
+        "w.yaml:2: tasks.a.preload: expected a list of module names, found ['torch', 'os; x']",
+    ),
+    "a signal for a task that cannot be preempted": (
+        "tasks:\n  a: {run: x, preempt_signal: SIGUSR1}",
+        "w.yaml:2: tasks.a.preempt_signal: expected a task with preemptible: true, found one without",
     ),
     "both run and python": (
         "tasks:\n  a:\n    run: x\n    python: m:f",

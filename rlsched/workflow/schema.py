@@ -80,8 +80,7 @@ _Texts = Annotated[_Text | list[_Text], expected("a text or a list of texts")]
 _Names = Annotated[_Text | Annotated[list[_Text], Field(min_length=1)], expected("a name or a list of names")]
 _Seconds = Annotated[_Duration, expected("seconds above 0 or a text such as '90s', '10m', '2h'")]
 _Gibibytes = Annotated[_Memory, expected("GiB or a text such as '16GB', '512MiB'")]
-_Module = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"), expected("a module name")]
-_Modules = list[_Module]
+_Module = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 _Vars = dict[_Name, Annotated[_Scalar, expected("a text, a number, true or false")]]
 _Matrix = dict[_Name, Annotated[list[_Scalar], Field(min_length=1), expected("a list of texts or numbers")]]
 
@@ -146,7 +145,7 @@ class Defaults(Strict):
     """Time from when it is asked to stop until it is made to; by default 10 seconds."""
     checkpoint_time: Annotated[_Time, expected("seconds or a text such as '90s', '10m', '2h'")] = 0.0
     """Estimated time that it takes to write its checkpoint, and to read it again."""
-    preload: Annotated[_Modules | None, expected("a list of module names")] = None
+    preload: Annotated[list[_Module] | None, expected("a list of module names")] = None
     """Modules to have imported before a Python function's process starts; by default torch if its module imports it."""
     priority: Annotated[_Number, expected("a number")] = 0.0
     """Larger is more urgent."""
