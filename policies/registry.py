@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rlsched.scheduler import Policy
 
 _OTHERS = {
+    "cp-sat": "rlsched.policies.exact:ExactPolicy",
+    "ga": "rlsched.policies.genetic:GeneticPolicy",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }

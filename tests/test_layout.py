@@ -50,7 +50,10 @@ BELOW = {
     "policies": "envs.encoding envs.continuation scheduler",
     "policies.rollouts": "envs policies workers",
     "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
-    "experiments": "executor manifest policies.ppo report traces",
+    "policies.planning": "policies simulator",
+    "policies.genetic": "policies.planning",
+    "policies.exact": "policies.planning",
+    "experiments": "executor manifest policies.exact policies.genetic policies.ppo report traces",
     "cli": "experiments",
     "__main__": "cli",
 }
