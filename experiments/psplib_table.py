@@ -23,6 +23,7 @@ import argparse
 import importlib
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -350,7 +351,7 @@ def run(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(rlsched.__file__).parents[1]
-    data = here.parent / "shared" / "data" / "psplib" / "j30"
+    data = Path(os.environ.get("RLSCHED_DATA") or here.parent / "shared" / "data") / "psplib" / "j30"
     parser.add_argument("--data", type=Path, default=data, help="folder of the .rcp files")
     parser.add_argument("--policy", action="append", default=[], help="a name or a trained policy; may be repeated")
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds an instance for each search")
@@ -361,13 +362,13 @@ def main() -> None:
     given = parser.parse_args()
     files = sorted(given.data.glob("*.rcp"))
     if not files:
-        parser.error(f"{given.data}: expected a folder of PSPLIB's j30 as .rcp files, found none; see docs/planning.md")
+        parser.exit(2, f"{given.data}: expected a folder of PSPLIB's j30 as .rcp files, found none; see --data\n")
     if given.instances:
         files = files[:: max(1, len(files) // given.instances)][: given.instances]
     try:
         rows = run(files, given.policy, given.seconds, given.out, given.optimum_seconds, given.processes)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{error}\n")
     print(markdown(rows))
 
 
