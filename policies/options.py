@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -37,7 +37,7 @@ def need(package: str, extra: str) -> None:
     Raises:
         ValueError: it is not; says how to get it.
     """
-    if importlib.util.find_spec(package) is None:
+    if find_spec(package) is None:
         raise ValueError(f"needs the package {package}: pip install 'rlsched[{extra}]'")
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from rlsched.model import Allocation
 from rlsched.policies.planning.instance import Instance, check_objective
 from rlsched.policies.planning.plan import Plan, Start, is_planned, plan_of
+from rlsched.policies.planning.precedence import repaired
 from rlsched.policies.planning.project import Project, as_project
 from rlsched.policies.planning.rules import sampled
 from rlsched.schedule import Schedule
@@ -205,21 +206,3 @@ def decoder_for(instance: Instance, objective: str) -> SerialDecoder | Simulated
     check_objective(objective)
     project = as_project(instance)
     return SimulatedDecoder(instance, objective) if project is None else SerialDecoder(instance, project, objective)
-
-
-def repaired(order: Sequence[int], predecessors: Sequence[Sequence[int]]) -> list[int]:
-    """The order with every gene behind its predecessors, which come forward as far as that takes."""
-    result: list[int] = []
-    seen: set[int] = set()
-    stack = list(reversed(order))
-    while stack:
-        gene = stack[-1]
-        missing = [before for before in predecessors[gene] if before not in seen]
-        if gene in seen or not missing:
-            stack.pop()
-            if gene not in seen:
-                seen.add(gene)
-                result.append(gene)
-        else:
-            stack += missing
-    return result

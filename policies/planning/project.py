@@ -12,6 +12,7 @@ from functools import cached_property
 
 from rlsched.model import Cluster, Mode
 from rlsched.policies.planning.instance import Instance
+from rlsched.policies.planning.precedence import repaired
 from rlsched.policies.planning.ticks import in_ticks, longest_tick
 from rlsched.pool import GIB, Pool
 
@@ -144,19 +145,7 @@ class Project:
 
     def repaired(self, order: Sequence[int]) -> list[int]:
         """All activities as near to the given order as precedence allows."""
-        position = {i: number for number, i in enumerate(order)}
-        missing = [len(before) for before in self.predecessors]
-        eligible = {i for i, count in enumerate(missing) if not count}
-        result = []
-        while eligible:
-            chosen = min(eligible, key=lambda i: (position.get(i, len(position)), i))
-            eligible.remove(chosen)
-            result.append(chosen)
-            for j in self.successors[chosen]:
-                missing[j] -= 1
-                if not missing[j]:
-                    eligible.add(j)
-        return result
+        return repaired(order, self.predecessors)
 
 
 def as_project(instance: Instance) -> Project | None:

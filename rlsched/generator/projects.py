@@ -15,8 +15,6 @@ import numpy as np
 from rlsched.generator.kinds import Project
 from rlsched.model import Mode, Task
 
-_TRIES = 20  # arcs that are tried for one that is wanted: the network may have no room for more
-
 
 def draw_project(rng: np.random.Generator, project: Project, resources: Mapping[str, int]) -> tuple[Task, ...]:
     """The activities, in an order that respects their needs.
@@ -76,12 +74,11 @@ def _network(rng: np.random.Generator, count: int, complexity: float, most: int)
                 if add(i, j):
                     break
     wanted = round(complexity * (count + 2))
-    tries = _TRIES * count
-    while tries and _arcs(before, after) < wanted:
-        i, j = sorted(rng.choice(count, 2, replace=False).tolist()) if count > 1 else (0, 0)
-        if j >= beginnings and i < j:
-            add(i, j)
-        tries -= 1
+    pairs = [(i, j) for j in range(beginnings, count) for i in range(j)]
+    for number in rng.permutation(len(pairs)).tolist():  # once each: what may not be now never may be later
+        if _arcs(before, after) >= wanted:
+            break
+        add(*pairs[number])
     return [sorted(needed) for needed in before]
 
 
