@@ -119,7 +119,8 @@ class Project(Strict):
     seconds: Counts = (1, 10)
     """Duration of an activity, whole seconds."""
     complexity: Range = (1.5, 2.1)
-    """Network complexity NC: arcs per activity, with a dummy at the start and at the end, none of them redundant."""
+    """Network complexity NC: arcs per activity, with a dummy at the start and at the end, none of them redundant;
+    fewer where there is no room for so many."""
     neighbours: Positive = 3
     """Most direct predecessors, and successors, of an activity."""
     factor: Parts = (0.25, 1.0)
