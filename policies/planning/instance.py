@@ -114,11 +114,20 @@ def check_objective(objective: str) -> str:
 
 
 def all_known(cluster: Cluster, jobs: Iterable[Job]) -> Instance:
-    """Jobs of which everything is known from the start, also of those that are released later (clairvoyance)."""
-    ordered = tuple(sorted(jobs, key=lambda job: job.release))
+    """Jobs of which everything is known from the start, also of those that are released later (clairvoyance).
+
+    Plans stop nothing that runs: no task is preemptible here.
+    """
+    ordered = tuple(sorted(map(_without_preemption, jobs), key=lambda job: job.release))
     terms = tuple(Terms(job.release, job.weight, job.deadline) for job in ordered)
     origin = tuple((number, tuple(range(len(job.tasks)))) for number, job in enumerate(ordered))
     return Instance(cluster, ordered, terms, origin)
+
+
+def _without_preemption(job: Job) -> Job:
+    if not any(task.preemptible for task in job.tasks):
+        return job
+    return replace(job, tasks=tuple(replace(task, preemptible=False) for task in job.tasks))
 
 
 def what_is_left(state: State) -> Instance:
