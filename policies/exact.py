@@ -25,7 +25,7 @@ class Exact:
     Attributes:
         status: `optimal`, proved; `feasible`; or `unknown`: nothing better than the greedy policies' plan was found.
         cost: of the schedule, by the objective.
-        bound: no schedule costs less.
+        bound: no schedule costs less; minus infinity where the model cannot say.
         plan, schedule: the best plan, and what came of it in the simulator.
     """
 

@@ -42,6 +42,8 @@ def evolve(decoder: Decoder, first: Iterable[Lists], budget: Budget, seed: int =
     Raises:
         ImportError: pymoo is not installed.
     """
+    if not decoder.predecessors:
+        return decoder.decode((), ())
     search = _Search(decoder, _endless(decoder, first, random.Random(seed)), budget, population)
     rng = np.random.default_rng(seed)
     while search.goes_on:

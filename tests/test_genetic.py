@@ -58,6 +58,14 @@ def test_it_finds_the_optimum_of_tiny_projects(instance: Instance, objective: st
     assert found.cost == pytest.approx(least_cost(instance, objective))
 
 
+def test_where_the_scheduler_starts_everything_itself_there_is_nothing_to_plan() -> None:
+    """Tasks that take cores alone are none of a plan's business."""
+    found = improve(
+        all_known(gpus(1, nodes=2), [Job("a", (Task("t", (Mode(3, cpus=1),)),))]), "makespan", [], Budget(9)
+    )
+    assert (found.plan, found.cost) == ([], 3.0)
+
+
 def test_a_budget_is_kept_and_the_search_stops_at_the_bound() -> None:
     """A list for makespan costs three schedules, as it is justified; nothing is better than the critical path."""
     decoder = decoder_for(BY_HAND, "makespan")
