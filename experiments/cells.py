@@ -48,7 +48,7 @@ class CellFile:
 
     def __init__(self, path: Path, scenario: Scenario, policies: list[str]) -> None:
         self._path = path
-        self._digests = {policy: _digest_of(policy) for policy in policies}
+        self._digests = {policy: digest_of(policy) for policy in policies}
         self.cells: dict[tuple[str, int], Cell] = {}
         settings = _settings(scenario)
         content = path.read_text() if path.exists() else ""
@@ -116,8 +116,8 @@ def _settings(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _digest_of(policy: str) -> str | None:
-    """Of the files that the policy consists of; None for a name."""
+def digest_of(policy: str) -> str | None:
+    """Of the files that a policy consists of; None for a name."""
     path = Path(policy)
     if not path.exists():
         return None

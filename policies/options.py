@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -40,6 +41,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=2)
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"
+
+
+def need(package: str, extra: str) -> None:
+    """See that a package which does not come with rlsched itself is there.
+
+    Raises:
+        ValueError: it is not; says how to get it.
+    """
+    if find_spec(package) is None:
+        raise ValueError(f"needs the package {package}: pip install 'rlsched[{extra}]'")
 
 
 def options_of(factory: Callable[..., object]) -> dict[str, Option]:

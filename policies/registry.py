@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _OTHERS = {
     "auto": "rlsched.policies.auto:AutoPolicy",
+    "cp-sat": "rlsched.policies.exact:ExactPolicy",
+    "ga": "rlsched.policies.genetic:GeneticPolicy",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }

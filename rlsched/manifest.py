@@ -15,7 +15,10 @@ from typing import Any
 import rlsched
 
 # Packages that can change a result, in the order in which they are listed.
-_PACKAGES = ("numpy", "scipy", "simpy", "gymnasium", "torch", "stable-baselines3", "sb3-contrib", "optuna", "cmaes")
+_PACKAGES = (
+    *("numpy", "scipy", "simpy", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"),
+    *("optuna", "cmaes", "ortools", "pymoo"),
+)
 
 
 def manifest(seeds: Iterable[int], command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -49,6 +49,13 @@ class Pool:
         """Free units of a custom resource on all nodes that are up."""
         return sum(r.get(name, 0) for r, up in zip(self._resources, self.up, strict=True) if up)
 
+    def amounts(self, node: int) -> dict[str, float]:
+        """What is free on a node: `gpus`, `cpus`, `memory` (GiB), custom resources by name; nothing if it is down."""
+        if not self.up[node]:
+            return {}
+        free = {"gpus": len(self._gpus[node]), "cpus": self._cpus[node], "memory": self._memory[node] / GIB}
+        return free | self._resources[node]
+
     def is_cold(self, shares: Sequence[Share], job: int) -> bool:
         """True if some device of the gang last served another job, or none: it has to be set up first."""
         return any(self._last_job[share.node][gpu] != job for share in shares for gpu in share.gpus)
@@ -80,6 +87,14 @@ class Pool:
         except ValueError:
             return False
         return True
+
+    def place_on(
+        self, mode: Mode, nodes: Sequence[tuple[int, int]], job: int | None = None
+    ) -> tuple[Share, ...] | None:
+        """The gang on just these nodes, with so many GPUs on each; None if it does not fit there now."""
+        if not all(self._has(node, mode) and len(self._gpus[node]) >= count for node, count in nodes):
+            return None
+        return tuple(Share(node, self._pick(node, count, job)) for node, count in nodes)
 
     def take(self, shares: Sequence[Share], mode: Mode, job: int) -> bool:
         """Hand the devices out; True if some device was cold (see `is_cold`).

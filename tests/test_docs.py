@@ -25,6 +25,14 @@ def test_the_index_names_every_page() -> None:
     assert {page.name for page in ROOT.glob("docs/*.md") if f"]({page.name})" not in index} == {"README.md"}
 
 
+def test_the_example_of_planning_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bound is not above what was found."""
+    page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out.endswith(" True\n")
+
+
 def test_the_policy_in_the_concepts_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """The example does what its comment says."""
     page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")

@@ -51,7 +51,10 @@ BELOW = {
     "policies.auto": "policies scenario",
     "policies.rollouts": "envs policies workers",
     "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
-    "experiments": "executor manifest policies.auto policies.ppo report traces",
+    "policies.planning": "policies simulator",
+    "policies.genetic": "policies.planning",
+    "policies.exact": "policies.planning",
+    "experiments": "executor manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
     "cli": "experiments",
     "__main__": "cli",
 }

@@ -13,8 +13,12 @@ import torch
 
 from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.model import Cluster, Node
+from rlsched.policies.genetic import improve
 from rlsched.policies.learned import LearnedPolicy, PolicyFileError, load_learned, save_policy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
+from rlsched.policies.planning.budget import Budget
+from rlsched.policies.planning.instance import all_known
+from rlsched.policies.planning.rollouts import sampled_rollouts
 from rlsched.scenario import load_scenario
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Policy, Scheduler
@@ -55,6 +59,21 @@ def test_the_policy_decides_as_the_environment_does(tmp_path: Path) -> None:
         logits[~env.action_masks()] = -np.inf
         observation, _, ended, _, _ = env.step(int(logits.argmax()))
     assert env.scheduler.schedule.runs == play(LearnedPolicy(net)).runs
+
+
+def test_a_search_begins_with_the_policy_and_with_samples_from_it(tmp_path: Path) -> None:
+    """Its schedule as it is, then others; what the search finds is no worse than any of them, and can be repeated."""
+    path = str(save_policy(tmp_path / "policy", network(), {"scenario": "tiny"}))
+    scenario = load_scenario("rcpsp")
+    instance = all_known(scenario.cluster, scenario.jobs(1))
+    known = list(sampled_rollouts(instance, path, 4, seed=1))
+    assert known[0].runs == instance.play(load_learned(path)).runs
+    assert len(known) == 4
+    assert len({tuple(schedule.runs) for schedule in known}) > 1
+    found = improve(instance, "makespan", sampled_rollouts(instance, path, 4, seed=1), Budget(300), seed=1)
+    found.schedule.check()
+    assert found.cost <= min(instance.cost_of(schedule, "makespan") for schedule in known)
+    assert found.plan == improve(instance, "makespan", known, Budget(300), seed=1).plan
 
 
 def test_one_policy_serves_clusters_of_any_size() -> None:

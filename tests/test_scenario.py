@@ -344,7 +344,8 @@ JOB = f"{CLUSTER}jobs:\n  - name: A\n    tasks:\n      a: {{duration: 1}}\n"
         ),
         (
             f"{CLUSTER}workload:\n  kinds:\n    sweeep: 1",
-            "6: workload.kinds.sweeep: unknown kind without stages or layers of its own, did you mean 'sweep'?",
+            "6: workload.kinds.sweeep: unknown kind without stages, layers or project of its own, "
+            "did you mean 'sweep'?",
         ),
         (
             f"{CLUSTER}workload:\n  kinds:\n    own:\n      weight: 1\n      stages:\n"

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlsched.generator.kinds import Layers, Shape, Stage, Work
+from rlsched.generator.kinds import Layers, Project, Shape, Stage, Work
+from rlsched.generator.projects import draw_project
 from rlsched.generator.workload import HOUR, Workload
 from rlsched.model import Mode, Task
 
@@ -37,12 +38,16 @@ class JobDraw:
         rng: where the randomness comes from.
         workload: what to draw from.
         gpus: number of GPUs of each type in the cluster.
+        resources: units of each custom resource on one node.
     """
 
-    def __init__(self, rng: np.random.Generator, workload: Workload, gpus: Mapping[str, int]) -> None:
+    def __init__(
+        self, rng: np.random.Generator, workload: Workload, gpus: Mapping[str, int], resources: Mapping[str, int]
+    ) -> None:
         self._rng = rng
         self._workload = workload
         self._gpus = gpus
+        self._resources = resources
         self._size = min(self._lognormal(workload.size.spread), workload.size.most)
         self._speeds = {gpu_type: workload.speed(gpu_type).range for gpu_type in gpus}
         self._gpu_options: dict[str, Any] = {
@@ -53,6 +58,8 @@ class JobDraw:
 
     def tasks(self, shape: Shape) -> tuple[Task, ...]:
         """The tasks of a job of this shape, in an order that respects their needs."""
+        if isinstance(shape, Project):
+            return draw_project(self._rng, shape, self._resources)
         return tuple(self._layered(shape) if isinstance(shape, Layers) else self._staged(shape))
 
     def _staged(self, stages: Mapping[str, Stage]) -> list[Task]:

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlsched.generator.kinds import Layers, Stage, Work
+from rlsched.generator.kinds import Layers, Project, Stage, Work
 from rlsched.generator.workload import Size, Workload
 
 
@@ -37,6 +37,8 @@ class _Mean:
 
     def job(self, kind: str) -> float:
         shape = self._workload.shapes[kind]
+        if isinstance(shape, Project):
+            return 0.0  # it takes no GPU
         return self._layered(shape) if isinstance(shape, Layers) else self._staged(shape)
 
     def _staged(self, stages: Mapping[str, Stage]) -> float:

@@ -71,5 +71,10 @@ Counts = Annotated[
 ]
 """A count, or the least and the most of a uniform draw."""
 
+_Part = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+Parts = Annotated[tuple[_Part, _Part], AfterValidator(_ordered), expected("[least, most], both from 0 to 1")]
+"""The ends of a continuous draw of a part."""
+
 Range = Annotated[tuple[_Real, _Real], AfterValidator(_ordered), expected("[least, most], both above 0")]
 """The ends of a continuous draw."""

@@ -10,7 +10,7 @@ from rlsched.document import did_you_mean
 from rlsched.generator.arrivals import release_times
 from rlsched.generator.drawing import JobDraw, pick
 from rlsched.generator.expectation import mean_job_hours
-from rlsched.generator.kinds import works
+from rlsched.generator.kinds import Project, works
 from rlsched.generator.workload import HOUR, Workload, WorkloadError
 from rlsched.model import Cluster, Job
 
@@ -38,6 +38,7 @@ class Generator:
         self.workload = workload
         self.cluster = cluster
         self._gpus = {gpu_type: cluster.gpu_count(gpu_type) for gpu_type in cluster.gpu_types}
+        self._resources = _largest_resources(cluster)
         self._check()
         self.capacity = sum(count * workload.speed(gpu_type).capacity for gpu_type, count in self._gpus.items())
         self.job_hours = mean_job_hours(workload, max(self._gpus.values(), default=0))
@@ -60,7 +61,7 @@ class Generator:
         jobs = []
         for number, release in enumerate(arrivals.tolist(), 1):
             kind = names[pick(rng, weights)]
-            tasks = JobDraw(rng, workload, self._gpus).tasks(workload.shapes[kind])
+            tasks = JobDraw(rng, workload, self._gpus, self._resources).tasks(workload.shapes[kind])
             weight = workload.weights[terms.integers(len(workload.weights))]
             job = Job(f"{kind}-{number}", tasks, release, weight)
             if workload.slack is not None:
@@ -76,11 +77,23 @@ class Generator:
         if self.workload.bursts is not None and self.workload.load is None:
             raise WorkloadError(("bursts",), "expected a load beside it, found none")
         for name, shape in self.workload.shapes.items():
+            if isinstance(shape, Project) and not self._resources:
+                message = "expected a node with custom resources for its activities, found none"
+                raise WorkloadError(("kinds", name), message)
             takes_gpus = [bool(work.count_sets) for work in works(shape)]
             if any(takes_gpus) and not self._gpus:
                 raise WorkloadError(("kinds", name), "expected a cluster with GPUs for its tasks, found none")
             if not all(takes_gpus) and not any(node.cpus for node in self.cluster.nodes):
                 raise WorkloadError(("kinds", name), "expected a node with cpus for its tasks without GPUs, found none")
+
+
+def _largest_resources(cluster: Cluster) -> dict[str, int]:
+    """Units of each custom resource on the node that has most of it."""
+    largest: dict[str, int] = {}
+    for node in cluster.nodes:
+        for name, amount in node.resources.items():
+            largest[name] = max(amount, largest.get(name, 0))
+    return {name: amount for name, amount in largest.items() if amount}
 
 
 def _stream(seed: int, purpose: str) -> np.random.Generator:

@@ -9,7 +9,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlsched.document import Strict, expected
-from rlsched.generator.fields import AboveZero, Counts, Flag, Name, Names, NotNegative, Positive, Probability
+from rlsched.generator.fields import (
+    AboveZero,
+    Counts,
+    Flag,
+    Name,
+    Names,
+    NotNegative,
+    Parts,
+    Positive,
+    Probability,
+    Range,
+)
 
 GpuCounts = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -96,11 +107,38 @@ class Layers(Strict):
     """A task of the second sort."""
 
 
-Shape = Mapping[str, Stage] | Layers
+class Project(Strict):
+    """A project of activities that take units of the custom resources of one machine (RCPSP), drawn as ProGen does.
+
+    Kolisch, Sprecher & Drexl, Management Science 1995. The cluster says how many units of each resource there are, and
+    it is the demands that are scaled: so one cluster serves projects of every strength.
+    """
+
+    activities: Counts = (30, 30)
+    """Number of activities: a count, or [least, most]."""
+    seconds: Counts = (1, 10)
+    """Duration of an activity, whole seconds."""
+    complexity: Range = (1.5, 2.1)
+    """Network complexity NC: arcs per activity, with a dummy at the start and at the end, none of them redundant;
+    fewer where there is no room for so many."""
+    neighbours: Positive = 3
+    """Most direct predecessors, and successors, of an activity."""
+    factor: Parts = (0.25, 1.0)
+    """Resource factor RF: part of the resources that an activity takes units of."""
+    strength: Parts = (0.2, 1.0)
+    """Resource strength RS: 0 if there are just enough units for the largest demand, 1 if for the earliest start of
+    every activity."""
+    demand: Counts = (1, 10)
+    """Units that an activity takes of a resource, before they are scaled."""
+
+
+Shape = Mapping[str, Stage] | Layers | Project
 
 
 def works(shape: Shape) -> list[Work]:
-    """The work of every sort of task that jobs of a shape may have."""
+    """The work of every sort of task that jobs of a shape may have, but for those of projects."""
+    if isinstance(shape, Project):
+        return []
     if not isinstance(shape, Layers):
         return list(shape.values())
     return [work for share, work in ((shape.gpu_share, shape.gpu), (1 - shape.gpu_share, shape.cpu)) if share]
@@ -152,8 +190,9 @@ KINDS: Mapping[str, Shape] = {
     "pretrain_finetune": _PRETRAIN_FINETUNE,
     "train": _TRAIN,
     "tune": _TUNE,
+    "project": Project(),
     "single": {"train": Stage(hours=2.0, spread=1.0, gpus="random")},
 }
 """The kinds that a scenario can name: a sweep of parallel trainings; a random layered DAG; pre-training followed by
-fine-tunings; one training from data to package; a search that selects its best trial and trains it at length; and a
-training on its own."""
+fine-tunings; one training from data to package; a search that selects its best trial and trains it at length; a
+project of activities that share custom resources; and a training on its own."""

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from rlsched.document import Location, Strict, did_you_mean, expected
 from rlsched.generator.fields import AboveZero, Count, Flag, Name, NotNegative, Positive, Range, some
-from rlsched.generator.kinds import KINDS, Layers, Shape, Stage
+from rlsched.generator.kinds import KINDS, Layers, Project, Shape, Stage
 
 HOUR = 3600.0
 
@@ -26,7 +26,7 @@ class WorkloadError(ValueError):
 
 
 class Kind(Strict):
-    """A share of the jobs; with neither `stages` nor `layers`, the kind of that name that comes with rlsched."""
+    """A share of the jobs; without `stages`, `layers` or `project`, the kind of that name that comes with rlsched."""
 
     weight: AboveZero
     """How often the kind is drawn, relative to the others."""
@@ -34,6 +34,8 @@ class Kind(Strict):
     """A kind of your own: its stages, in an order in which they may run."""
     layers: Layers | None = None
     """A kind of your own: a random layered DAG."""
+    project: Project | None = None
+    """A kind of your own: activities that share custom resources."""
 
 
 class Speed(Strict):
@@ -107,7 +109,8 @@ class Workload(Strict):
     bursts: Bursts | None = None
     """Arrivals in bursts; left out: a Poisson process."""
     kinds: Annotated[Mapping[Name, _KindOrWeight], some(Mapping, "a mapping of kinds")] = _DEFAULT_KINDS
-    """The kinds of job: a weight for one that comes with rlsched, or {weight, stages} or {weight, layers}."""
+    """The kinds of job: a weight for one that comes with rlsched, or {weight, stages}, {weight, layers} or
+    {weight, project}."""
     speeds: Mapping[Name, _SpeedOrNumber] = Field(default_factory=dict)
     """Speed of each GPU type: a number, or {range, nominal}; a type that is left out has speed 1."""
     size: Size = Size()
@@ -145,14 +148,17 @@ class Workload(Strict):
 
     def _shape(self, name: str, kind: Kind) -> Shape:
         where = ("kinds", name)
-        if kind.stages is not None and kind.layers is not None:
-            raise WorkloadError((*where, "layers"), "expected either stages or layers, found both")
+        own = [field for field in ("stages", "layers", "project") if getattr(kind, field) is not None]
+        if len(own) > 1:
+            raise WorkloadError((*where, own[1]), f"expected either {own[0]} or {own[1]}, found both")
         if kind.layers is not None:
             return kind.layers
+        if kind.project is not None:
+            return kind.project
         if kind.stages is None:
             if name not in KINDS:
                 raise WorkloadError(
-                    where, f"unknown kind without stages or layers of its own, {did_you_mean(name, KINDS)}"
+                    where, f"unknown kind without stages, layers or project of its own, {did_you_mean(name, KINDS)}"
                 )
             return KINDS[name]
         before: list[str] = []
