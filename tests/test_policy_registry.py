@@ -70,7 +70,7 @@ def test_every_load_gives_a_new_object(name: str) -> None:
     [
         ("fifoo", "unknown policy 'fifoo'; did you mean fifo?"),
         ("SRPT", "did you mean srpt?"),
-        ("qqq", "expected one of cp-sat, critical-path, edf, fair"),
+        ("qqq", "expected one of auto, cp-sat, critical-path, edf, fair"),
         ("srpt:", None),
         ("srpt:counts=minimum", "policy 'srpt' has no option 'counts'; did you mean count?"),
         ("srpt:exponent=1", "policy 'srpt' has no option 'exponent'"),
