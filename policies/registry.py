@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlsched.policies.greedy import GreedyPolicy
 from rlsched.policies.options import Option, options_of, parse, suggest
 from rlsched.policies.orders import ORDERS, Order
+from rlsched.policies.shipped import policy_file
 
 if TYPE_CHECKING:
     from rlsched.scheduler import Policy
@@ -46,6 +47,7 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     Args:
         name_or_path: a name (`srpt`), a name with options (`srpt:count=marginal,threshold=0.5,blocking=false`), or
             the .safetensors file of a trained policy or the folder that holds one, or the YAML file of a tuned one.
+            `pretrained/NAME` is one that comes with rlsched. Trained ones have options too: `runs/x:temperature=0.5`.
         seed: of its randomness, for policies that have some.
 
     Raises:
@@ -55,7 +57,7 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     name, _, options = text.partition(":")
     if name in ORDERS or name in _OTHERS:
         return _build(name, options, seed)
-    path = Path(text)
+    path = policy_file(text if Path(text).exists() else name)
     if path.suffix in (".yaml", ".yml"):
         from rlsched.policies.tuned import read_tuned
 
@@ -68,7 +70,8 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     if path.suffix == ".safetensors" or len(path.parts) > 1 or path.is_dir():
         from rlsched.policies.learned import load_learned
 
-        return load_learned(path, seed=seed)
+        given: dict[str, Any] = {"seed": seed} | parse(options, options_of(load_learned), str(path))
+        return load_learned(path, **given)
     raise ValueError(f"unknown policy {name!r}; {suggest(name, policy_names())} (or the path of a trained policy)")
 
 

@@ -8,14 +8,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from builders import gpus, job, task, tell
 
 from rlsched.policies.greedy import GreedyPolicy
+from rlsched.policies.learned import LearnedPolicy, save_policy
+from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.options import options_of
 from rlsched.policies.orders import ORDERS, order
 from rlsched.policies.registry import describe, load_policy, policy_names
+from rlsched.policies.shipped import policy_file, shipped_policies
 
 PAGE = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
 
@@ -139,3 +143,20 @@ def test_the_random_policy_repeats_itself_for_a_seed() -> None:
     ]
     assert lines[0] == lines[1] == lines[2]
     assert tell(submitted, gpus(1), load_policy("random", 2)).lines != lines[0]
+
+
+def test_what_comes_with_rlsched_has_a_name() -> None:
+    """Each can be loaded by it, is listed, and an unknown one is answered with those that there are."""
+    for name, file in shipped_policies().items():
+        assert policy_file(name) == file
+        assert callable(load_policy(name))
+    with pytest.raises(ValueError, match="unknown policy 'pretrained/nothing'"):
+        load_policy("pretrained/nothing")
+
+
+def test_a_trained_policy_has_options(tmp_path: Path) -> None:
+    """They follow the path as they follow a name; one that does not exist is refused."""
+    path = save_policy(tmp_path / "policy", SchedulingNetwork(NetworkConfig()), {})
+    assert cast(LearnedPolicy, load_policy(f"{path}:temperature=0.5")).temperature == 0.5
+    with pytest.raises(ValueError, match="has no option 'warmth'"):
+        load_policy(f"{path}:warmth=0.5")
