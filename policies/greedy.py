@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rlsched.model import Allocation
@@ -72,8 +73,9 @@ class GreedyPolicy:
     def _start(self, task: TaskState, state: State) -> Allocation | None:
         candidates = []
         for ladder, rungs in self._menu(task, state):
+            free = state.pool.free_gpus(ladder.gpu_type) if ladder.on_gpus else math.inf
             for rung in rungs:
-                if shares := self._place(state, task, rung.mode):
+                if rung.size <= free and (shares := self._place(state, task, rung.mode)):
                     candidates.append((ladder, rung, shares))
                     break
         if not candidates:

@@ -150,11 +150,14 @@ class Scheduler:
             StallError: the policy waits for something that cannot happen.
             ValueError: a decision is infeasible.
         """
+        state = self.state
         while not self.finished:
-            decisions = policy(self.state) if self.state.ready or self.state.preemptible else ()
-            self.apply(decisions)
-            if not decisions or all(isinstance(decision, WakeUp) for decision in decisions):
-                self.advance()
+            decisions = policy(state) if state.ready or state.preemptible else ()
+            if decisions:
+                self.apply(decisions)
+                if not all(isinstance(decision, WakeUp) for decision in decisions):
+                    continue
+            self.advance()
         return self.schedule
 
     def apply(self, decisions: Sequence[Decision]) -> None:
@@ -189,21 +192,23 @@ class Scheduler:
         Raises:
             StallError: nothing can happen any more although jobs are unfinished.
         """
-        if not self.state.running and not self.backend.expecting and all(self.state.pool.up):
-            waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(self.state.ready.values())[:5])
+        state = self.state
+        if not state.running and not self.backend.expecting and all(state.pool.up):
+            waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(state.ready.values())[:5])
             raise StallError(
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
             )
         events = self.backend.wait(self._wake_up)
         if not events:
             raise StallError("nothing will ever happen again, but jobs are unfinished")
-        self.state.now = self.schedule.end = self.backend.now
-        if self.state.now >= self._wake_up:
+        state.now = self.schedule.end = now = self.backend.now
+        if now >= self._wake_up:
             self._wake_up = math.inf
         for event in events:
             self._note(event)
             self._enter(event)
-        self._start_cpu_tasks()
+        if state.ready_cpu:
+            self._start_cpu_tasks()
         return events
 
     def _enter(self, event: Event) -> None:

@@ -144,6 +144,7 @@ class State:
         preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
         became_ready: how often a task has become ready, so far.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
+        changes: number of the latest change to a job.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
         without_gpus: number of tasks in `ready` that have a mode without GPUs.
@@ -161,12 +162,12 @@ class State:
         self.preemptible = 0
         self.demand = 0
         self.without_gpus = 0
+        self.changes = 0
         self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
         self._arrived = 0
         self._critical_paths = 0.0
-        self._changes = 0
         self.became_ready = 0
 
     @property
@@ -221,22 +222,22 @@ class State:
         Raises:
             ValueError: the member is not ready, the mode does not exist, or a device is not free; says which.
         """
-        job_id, index, member = allocation.member
+        unit, number, shares = allocation.member, allocation.mode, allocation.shares
+        job_id, index, member = unit
         job = self.jobs.get(job_id)
         if job is None or not 0 <= index < len(job.tasks):
-            raise ValueError(f"{allocation.member}: no such task in the system")
+            raise ValueError(f"{unit}: no such task in the system")
         task = job.tasks[index]
-        waiting = task.waiting
+        spec, waiting = task.task, task.waiting
         if task.status is not Status.READY or not (waiting[-1] == member or member in waiting):
-            raise ValueError(f"{self.describe(allocation.member)} is not ready")
-        if not 0 <= allocation.mode < len(task.task.modes):
-            raise ValueError(f"{self.describe(allocation.member)} has no mode {allocation.mode}")
-        spec, shares = task.task, allocation.shares
-        mode = spec.modes[allocation.mode]
+            raise ValueError(f"{self.describe(unit)} is not ready")
+        if not 0 <= number < len(spec.modes):
+            raise ValueError(f"{self.describe(unit)} has no mode {number}")
+        mode = spec.modes[number]
         try:
             cold = self.pool.take(shares, mode, job_id)
         except ValueError as error:
-            raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
+            raise ValueError(f"{self.describe(unit)}: {error}") from None
         if waiting[-1] == member:  # as `next_member` says: an array may be long
             waiting.pop()
         else:
@@ -248,11 +249,11 @@ class State:
             self._leave_queue(task)
         self._touch(job)
         job.gpus += mode.gpus
+        now = self.now
         if job.first_start is None:
-            job.first_start = self.now
+            job.first_start = now
         overhead, work = run_time(spec, mode, self.cluster, len(shares), task.left(member), cold)
-        run = Run(allocation, task, mode, task.ready_at, self.now, self.now + (overhead + work))
-        self.running[allocation.member] = run
+        self.running[unit] = run = Run(allocation, task, mode, task.ready_at, now, now + (overhead + work))
         self.preemptible += spec.preemptible
         return run
 
@@ -314,8 +315,7 @@ class State:
         return f"{job.name}/{task.name}" + (f"[{member.member}]" if task.array > 1 else "")
 
     def _touch(self, job: JobState) -> None:
-        self._changes += 1
-        job.changed = self._changes
+        self.changes = job.changed = self.changes + 1
         self.recent.pop(job.id, None)
         self.recent[job.id] = job
 
