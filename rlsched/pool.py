@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 from rlsched.model import Cluster, Mode, Share
@@ -36,6 +37,17 @@ class Pool:
         self._free_in_all = 0
         for index in range(len(cluster.nodes)):
             self._enter(index)
+
+    def copy(self) -> Pool:
+        """Another pool in the same condition, to try out what would happen if."""
+        twin = copy.copy(self)
+        twin.up, twin._cpus, twin._memory = self.up.copy(), self._cpus.copy(), self._memory.copy()
+        twin._gpus = [gpus.copy() for gpus in self._gpus]
+        twin._resources = [resources.copy() for resources in self._resources]
+        twin._last_job = [jobs.copy() for jobs in self._last_job]
+        twin._by_free = {kind: [nodes.copy() for nodes in counts] for kind, counts in self._by_free.items()}
+        twin._free = self._free.copy()
+        return twin
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
@@ -125,6 +137,14 @@ class Pool:
             free.sort()
             self._move(node, before, len(free))
         self._change(shares, mode, -1)
+
+    def withhold(self, shares: Sequence[Share], mode: Mode) -> None:
+        """Set aside what a gang will take; unlike in `take`, others may still hold it, and then it is owed."""
+        for node, gpus in shares:
+            before = len(self._gpus[node])
+            self._gpus[node] = [gpu for gpu in self._gpus[node] if gpu not in gpus]
+            self._move(node, before, len(self._gpus[node]))
+        self._change(shares, mode, 1)
 
     def lose(self, node: int) -> None:
         """Take a node out of service; what it still holds is given back as usual. Its devices are cold afterwards."""

@@ -78,7 +78,8 @@ class JobState:
     Attributes:
         tasks: in the order of `job.tasks`.
         unsettled: tasks that are not done, failed or skipped.
-        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
+        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode, without what those that
+            were stopped had done by then.
         ready: its tasks in `State.ready`, by index.
         changed: number of the last change to it or its tasks; see `State.recent`.
         gpus: GPUs it holds now.
@@ -168,6 +169,11 @@ class State:
         self._critical_paths = 0.0
         self._changes = 0
         self.became_ready = 0
+
+    @property
+    def changes(self) -> int:
+        """Number of the last change to any job: what was computed from them all holds for as long as it stays."""
+        return self._changes
 
     @property
     def typical_time(self) -> float:
@@ -262,7 +268,7 @@ class State:
         task = run.task
         job, members = task.job, task.task.array
         task.done += 1
-        job.work_left -= task.work / members
+        job.work_left -= task.left(member.member) * task.work / members
         if task.done == members:
             self._settle(task, Status.DONE)
             for successor in job.job.successors[task.index]:
@@ -292,6 +298,7 @@ class State:
         """Enter a preemption or a lost node: the member comes back with the part of its work that is left."""
         run = self._release(member)
         if work_left < 1.0:
+            run.task.job.work_left -= (run.task.left(member.member) - work_left) * run.task.work / run.task.task.array
             run.task.work_left = run.task.work_left or {}
             run.task.work_left[member.member] = work_left
         if run.task.status is Status.FAILED:
