@@ -23,7 +23,7 @@ from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State
 from rlsched.workloadfile import WorkloadFile
 
-PORTFOLIO = ("srpt", "critical-path:threshold=0.7,blocking=false", "lp")
+PORTFOLIO = ("srpt", "critical-path:threshold=0.7,blocking=none", "lp")
 """What is rehearsed beside the policies that come trained or tuned with rlsched, and those that the user names."""
 
 NOISE = Uncertainty(duration_noise=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 from rlsched.model import Cluster, Mode, Share
@@ -22,6 +23,11 @@ class _Kind:
     def __init__(self, largest: int) -> None:
         self.free = 0
         self.by_free: list[dict[int, None]] = [{} for _ in range(largest + 1)]
+
+    def copy(self) -> _Kind:
+        twin = _Kind(0)
+        twin.free, twin.by_free = self.free, [nodes.copy() for nodes in self.by_free]
+        return twin
 
 
 class Pool:
@@ -45,6 +51,17 @@ class Pool:
         for node, kind in enumerate(self._kind_of):
             if kind is not None:
                 self._enter(node, kind)
+
+    def copy(self) -> Pool:
+        """Another pool in the same condition, to try out what would happen if."""
+        twin = copy.copy(self)
+        twin.up, twin._cpus, twin._memory = self.up.copy(), self._cpus.copy(), self._memory.copy()
+        twin._gpus = [gpus.copy() for gpus in self._gpus]
+        twin._resources = [resources.copy() for resources in self._resources]
+        twin._last_job = [jobs.copy() for jobs in self._last_job]
+        twin._kinds = {gpu_type: kind.copy() for gpu_type, kind in self._kinds.items()}
+        twin._kind_of = [twin._kinds[node.gpu_type] if node.gpus else None for node in self.cluster.nodes]
+        return twin
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
@@ -139,6 +156,14 @@ class Pool:
             self._recount(node, len(gpus))
         if mode.cpus or mode.memory or mode.resources:
             self._change(shares, mode, -1)
+
+    def withhold(self, shares: Sequence[Share], mode: Mode) -> None:
+        """Set aside what a gang will take; unlike in `take`, others may still hold it, and then it is owed."""
+        for node, gpus in shares:
+            before = len(self._gpus[node])
+            self._gpus[node] = [gpu for gpu in self._gpus[node] if gpu not in gpus]
+            self._recount(node, len(self._gpus[node]) - before)
+        self._change(shares, mode, 1)
 
     def lose(self, node: int) -> None:
         """Take a node out of service; what it still holds is given back as usual. Its devices are cold afterwards."""

@@ -78,7 +78,8 @@ class JobState:
     Attributes:
         tasks: in the order of `job.tasks`.
         unsettled: tasks that are not done, failed or skipped.
-        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
+        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode, without what those that
+            were stopped had done by then.
         ready: its tasks in `State.ready`, by index.
         changed: number of the last change to it or its tasks; see `State.recent`.
         gpus: GPUs it holds now.
@@ -144,7 +145,7 @@ class State:
         preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
         became_ready: how often a task has become ready, so far.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
-        changes: number of the latest change to a job.
+        changes: number of the latest change to a job: what was computed from all jobs holds for as long as it stays.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
         without_gpus: number of tasks in `ready` that have a mode without GPUs.
@@ -263,7 +264,7 @@ class State:
         task = run.task
         job, members = task.job, task.task.array
         task.done += 1
-        job.work_left -= task.work / members
+        job.work_left -= task.left(member.member) * task.work / members
         if task.done == members:
             self._settle(task, Status.DONE)
             for successor in job.job.successors[task.index]:
@@ -293,6 +294,7 @@ class State:
         """Enter a preemption or a lost node: the member comes back with the part of its work that is left."""
         run = self._release(member)
         if work_left < 1.0:
+            run.task.job.work_left -= (run.task.left(member.member) - work_left) * run.task.work / run.task.task.array
             run.task.work_left = run.task.work_left or {}
             run.task.work_left[member.member] = work_left
         if run.task.status is Status.FAILED:
