@@ -80,11 +80,18 @@ class NodeRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody gives a job up: nothing of it starts any more, what runs is asked to stop, and it counts as failed."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class WokeUp:
     """The time has come at which the policy wanted to be asked again."""
 
 
-Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored | WokeUp
+Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored | Cancelled | WokeUp
 
 
 class Backend(Protocol):
@@ -129,12 +136,16 @@ class Scheduler:
     Args:
         backend: where tasks run.
         observe: called with the time and each event and decision, in order.
+
+    Attributes:
+        paused: nothing is started or preempted any more, and what runs goes on.
     """
 
     def __init__(self, backend: Backend, observe: Observer | None = None) -> None:
         self.backend = backend
         self.state = State(backend.cluster, backend.now)
         self.schedule = Schedule(backend.cluster, end=backend.now)
+        self.paused = False
         self._observe = observe
         self._wake_up = math.inf
 
@@ -150,15 +161,25 @@ class Scheduler:
             StallError: the policy waits for something that cannot happen.
             ValueError: a decision is infeasible.
         """
-        state = self.state
         while not self.finished:
-            decisions = policy(state) if state.ready or state.preemptible else ()
+            self.step(policy)
+        return self.schedule
+
+    def step(self, policy: Policy) -> list[Event]:
+        """Carry out what the policy decides now; if it waits, do so, and return what happened.
+
+        Raises:
+            StallError: the policy waits for something that cannot happen.
+            ValueError: a decision is infeasible.
+        """
+        state = self.state
+        if not self.paused and (state.ready or state.preemptible):
+            decisions = policy(state)
             if decisions:
                 self.apply(decisions)
                 if not all(isinstance(decision, WakeUp) for decision in decisions):
-                    continue
-            self.advance()
-        return self.schedule
+                    return []
+        return self.advance()
 
     def apply(self, decisions: Sequence[Decision]) -> None:
         """Carry decisions out, in order.
@@ -181,10 +202,8 @@ class Scheduler:
                 if not run.task.task.preemptible:
                     raise ValueError(f"{self.state.describe(decision.member)} is not preemptible")
                 if not run.stopping:
-                    run.stopping = True
-                    self.state.preemptible -= 1
                     self._note(decision)
-                    self.backend.stop(decision.member)
+                    self._stop(decision.member, run)
 
     def advance(self) -> list[Event]:
         """Wait for the next event and enter what happened.
@@ -234,6 +253,16 @@ class Scheduler:
                     self._ended(member, state.interrupt(member, left), Outcome.LOST)
             case NodeRestored(node):
                 state.pool.restore(node)
+            case Cancelled(job_id) if job_id in state.jobs:
+                for run in state.cancel(job_id):
+                    self._stop(run.allocation.member, run)
+                self._drop_if_ended(job_id)
+
+    def _stop(self, member: Member, run: Run) -> None:
+        if not run.stopping:
+            run.stopping = True
+            self.state.preemptible -= run.task.task.preemptible
+            self.backend.stop(member)
 
     def _ended(self, member: Member, run: Run, outcome: Outcome) -> None:
         now = self.state.now
@@ -241,14 +270,17 @@ class Scheduler:
         self.schedule.runs.append(
             TaskRun(member, allocation.mode, allocation.shares, run.ready_at, run.start, now, outcome)
         )
-        record = self.schedule.jobs[member.job]
-        record.first_start = run.task.job.first_start
-        if ended := self.state.drop_if_ended(member.job):
+        self.schedule.jobs[member.job].first_start = run.task.job.first_start
+        self._drop_if_ended(member.job)
+
+    def _drop_if_ended(self, job_id: int) -> None:
+        if ended := self.state.drop_if_ended(job_id):
+            record = self.schedule.jobs[job_id]
             record.failed = ended.failed
-            record.completion = None if ended.failed else now
+            record.completion = None if ended.failed else self.state.now
 
     def _start_cpu_tasks(self) -> None:
-        while self.state.ready_cpu:
+        while self.state.ready_cpu and not self.paused:
             task = next(iter(self.state.ready_cpu.values()))
             fitting = (self.state.allocate(task, mode) for mode in range(len(task.task.modes)))
             allocation = next((a for a in fitting if a is not None), None)

@@ -303,6 +303,20 @@ class State:
             self._return(run.task, member.member)
         return run
 
+    def cancel(self, job_id: int) -> list[Run]:
+        """Enter that a job is given up: none of its members starts any more. Returns what of it still runs."""
+        job = self.jobs[job_id]
+        job.failed = True
+        self._touch(job)
+        for task in job.tasks:
+            if task.status is Status.BLOCKED:
+                task.status = Status.SKIPPED
+                job.unsettled -= 1
+        for task in job.tasks:
+            if task.status in (Status.READY, Status.RUNNING):
+                self._settle(task, Status.FAILED)
+        return [run for member, run in self.running.items() if member.job == job_id]
+
     def drop_if_ended(self, job_id: int) -> JobState | None:
         """Forget a job whose every task is settled, and return it; None if it still has something to do."""
         if self.jobs[job_id].unsettled:

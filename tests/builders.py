@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task, WakeUp
 from rlsched.scheduler import (
     Arrived,
+    Cancelled,
     Decision,
     Event,
     Failed,
@@ -112,6 +113,8 @@ class Story:
                 return f"n{node} is lost{held}"
             case NodeRestored(node):
                 return f"n{node} is back"
+            case Cancelled(job_id):
+                return f"{self._jobs[job_id].name} is cancelled"
             case WakeUp(at):
                 return f"the policy wants to be asked again at {at:g}"
             case WokeUp():

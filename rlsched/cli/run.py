@@ -102,9 +102,7 @@ def print_summary(result: RunResult) -> None:
             console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}", markup=False)
     console.print(f"devices: {', '.join(current.devices)}")
     if current.makespan is not None:
-        console.print(
-            f"makespan: predicted {duration(current.predicted_makespan)}, actual {duration(current.makespan)}"
-        )
+        console.print(_makespan(current))
     if current.handovers:
         console.print(_handovers(current))
     if result.schedule.runs:
@@ -156,9 +154,13 @@ def _view(current: RunStatus) -> Group:
     busy = {device: unit.name for unit in current.units if unit.state is UnitState.RUNNING for device in unit.devices}
     devices = "  ".join(f"{device}: {busy.get(device, 'idle')}" for device in current.devices)
     below = [Text(_handovers(current))] if current.handovers else []
-    took = "" if current.makespan is None else f", actual {duration(current.makespan)}"
-    makespan = Text(f"makespan: predicted {duration(current.predicted_makespan)}{took}")
-    return Group(table, Text(devices), makespan, *below)
+    return Group(table, Text(devices), Text(_makespan(current)), *below)
+
+
+def _makespan(current: RunStatus) -> str:
+    predicted = [] if current.predicted_makespan is None else [f"predicted {duration(current.predicted_makespan)}"]
+    actual = [] if current.makespan is None else [f"actual {duration(current.makespan)}"]
+    return f"makespan: {', '.join([*predicted, *actual]) or 'not known yet'}"
 
 
 def _handovers(current: RunStatus) -> str:

@@ -66,7 +66,12 @@ def settle(work: Work, directory: RunDirectory) -> dict[str, Process]:
 
 
 def adopt(
-    live: Mapping[str, Process], left: Work | None, done: frozenset[str], directory: RunDirectory, machine: Machine
+    live: Mapping[str, Process],
+    left: Work | None,
+    done: frozenset[str],
+    directory: RunDirectory,
+    machine: Machine,
+    pool: Pool,
 ) -> dict[str, Adopted]:
     """Take over what still runs, and stop what nobody wants any more: its task has changed, or what it needs has.
 
@@ -74,13 +79,13 @@ def adopt(
         live: what still runs.
         left: what there is to run; it has all of `live` that is wanted.
         done: what need not run again.
+        pool: what is free; what the tasks hold is taken out of it.
 
     Raises:
         ValueError: a task holds devices that this run may not use. Nothing has been stopped then.
     """
     adopted: dict[str, Adopted] = {}
     obsolete: dict[str, Process] = dict(live)
-    pool = Pool(machine.cluster)
     for task, units in zip(left.job.tasks, left.units, strict=True) if left is not None else ():
         for unit in units:
             if unit.name in live and _is_wanted(unit, directory.history.attempts[unit.name], done, directory):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from rlsched.executor.adoption import Adopted, adopt, settle
-from rlsched.executor.claim import boot_id
 from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import GRACE, Executor, InterruptedRun
 from rlsched.executor.journal import JournalError
-from rlsched.executor.resume import done_units, remaining
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.session import Session, take_up
 from rlsched.executor.status import RunState, RunStatus, read_status
 from rlsched.executor.work import Work, work_of
 from rlsched.model import Cluster
@@ -93,24 +91,9 @@ def run_workflow(
     check_feasible(workflow, machine.cluster)
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
-        work = work_of(workflow)
-        live = settle(work, directory)
-        done = done_units(work, directory.history)
-        left = remaining(work, done)
-        adopted = adopt(live, left, done, directory, machine)
-        predicted = predict_makespan(left, machine.cluster, policy)
-        directory.append(
-            "begin",
-            boot=boot_id(),
-            workflow=workflow.name,
-            file=str(workflow.file),
-            policy=policy_name,
-            nodes=_description(machine),
-            units=[unit.name for units in work.units for unit in units],
-            kept=sorted(done),
-            predicted_makespan=predicted,
-        )
-        schedule, number = _run(left, machine, directory, policy, observe, grace, adopted)
+        session = take_up(work_of(workflow), directory, machine)
+        session.begin(workflow, policy_name, machine, predict_makespan(session.left, machine.cluster, policy))
+        schedule, number = _run(session, machine, policy, observe, grace)
         return RunResult(schedule, read_status(directory.path), number)
     finally:
         directory.close()
@@ -124,19 +107,14 @@ def predict_makespan(work: Work | None, cluster: Cluster, policy: Policy) -> flo
 
 
 def _run(
-    work: Work | None,
-    machine: Machine,
-    directory: RunDirectory,
-    policy: Policy,
-    observe: Observer | None,
-    grace: float,
-    adopted: Mapping[str, Adopted],
+    session: Session, machine: Machine, policy: Policy, observe: Observer | None, grace: float
 ) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
-    executor = Executor(machine, directory, [] if work is None else [work], grace, adopted)
+    works = [] if session.left is None else [session.left]
+    executor = Executor(machine, session.directory, works, grace, session.adopted)
     scheduler = Scheduler(executor, observe)
     try:
-        with _signals_to(executor), executor:
+        with signals_to(executor), executor:
             scheduler.run(policy)
         failed = any(record.failed for record in scheduler.schedule.jobs.values())
         state = RunState.FAILED if failed else RunState.COMPLETED
@@ -145,28 +123,14 @@ def _run(
     except JournalError:
         raise
     except BaseException as error:
-        directory.append("close", state=state, reason=f"{type(error).__name__}: {error}", makespan=executor.now)
+        session.close(state, f"{type(error).__name__}: {error}", executor.now)
         raise
-    directory.append("close", state=state, reason=reason, makespan=executor.now)
+    session.close(state, reason, executor.now)
     return scheduler.schedule, number
 
 
-def _description(machine: Machine) -> list[dict[str, object]]:
-    return [
-        {
-            "name": node.name,
-            "gpu_type": node.gpu_type,
-            "gpu_memory": node.gpu_memory,
-            "cpus": node.cpus,
-            "memory": node.memory,
-            "devices": devices,
-        }
-        for node, devices in zip(machine.cluster.nodes, machine.devices, strict=True)
-    ]
-
-
 @contextmanager
-def _signals_to(executor: Executor) -> Iterator[None]:
+def signals_to(executor: Executor) -> Iterator[None]:
     """Requests to end go to the executor; those that the parent had us ignore (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield

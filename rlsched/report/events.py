@@ -11,6 +11,7 @@ from typing import Any, Self
 from rlsched.model import Allocation, Job, Member, Preemption, WakeUp
 from rlsched.scheduler import (
     Arrived,
+    Cancelled,
     Decision,
     Event,
     Failed,
@@ -35,7 +36,8 @@ class EventLog:
         {"time": 9.5, "kind": "finished", "job": 0, "task": 2, "member": 0, "name": "etl/train"}
 
     Further kinds: `failed` (`reason`), `stopping` (a preemption was decided), `preempted` (`work_left`),
-    `progressed` (`expected_end`), `node_lost` (`node`, `lost`: members with their `work_left`), `node_restored`.
+    `progressed` (`expected_end`), `node_lost` (`node`, `lost`: members with their `work_left`), `node_restored`,
+    `cancelled` (`job`).
 
     Args:
         path: the file; it is overwritten.
@@ -89,6 +91,8 @@ class EventLog:
                 return {"kind": "node_lost", "node": node, "lost": lost}
             case NodeRestored(node):
                 return {"kind": "node_restored", "node": node}
+            case Cancelled(job_id):
+                return {"kind": "cancelled", "job": job_id}
             case WakeUp(at):
                 return {"kind": "wake_up", "at": at}
             case WokeUp():
