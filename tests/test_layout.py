@@ -32,6 +32,7 @@ BELOW = {
     "executor": "simulator workflow progress",
     "textfile": "",
     "fitting": "pool",
+    "queue": "executor fitting",
     "workloadfile": "scenariofile fitting textfile",
     "traces": "workloadfile",
     "generator": "model document",
@@ -54,7 +55,7 @@ BELOW = {
     "policies.planning": "policies simulator",
     "policies.genetic": "policies.planning",
     "policies.exact": "policies.planning",
-    "experiments": "executor manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
+    "experiments": "queue manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
     "cli": "experiments",
     "__main__": "cli",
 }

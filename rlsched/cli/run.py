@@ -14,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rlsched.cli.guard import choice_of, listen
+from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import console, messages, print_json
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
 from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
 from rlsched.manifest import manifest
-from rlsched.model import Allocation, Job
 from rlsched.policies.registry import load_policy
 from rlsched.report.html import write_gantt
 from rlsched.report.perfetto import write_trace
 from rlsched.report.units import duration
-from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished, Policy
+from rlsched.scheduler import Policy
 from rlsched.workflow import Workflow, load_workflow
 
 _COLOURS = {
@@ -69,7 +69,7 @@ def run_with_progress(
         with Live(get_renderable=lambda: _live(directory), console=messages, refresh_per_second=2, transient=True):
             result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots)
     else:
-        result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots, observe=_Narrator())
+        result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots, observe=Narrator())
     if result.schedule.runs:
         write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest(seeds=[]))
         write_trace(result.schedule, directory / "trace.json")
@@ -107,34 +107,6 @@ def print_summary(result: RunResult) -> None:
         console.print(_handovers(current))
     if result.schedule.runs:
         console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
-
-
-class _Narrator:
-    """Tells of each start and end in a line on standard error."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[int, Job] = {}
-
-    def __call__(self, now: float, what: Event | Decision) -> None:
-        match what:
-            case Arrived(job_id, job, running):
-                self._jobs[job_id] = job
-                for allocation in running:
-                    self._say(now, f"adopted {self._name(allocation.member)}, which was running")
-            case Allocation(member=member):
-                self._say(now, f"started {self._name(member)}")
-            case Finished(member):
-                self._say(now, f"finished {self._name(member)}")
-            case Failed(member, reason):
-                self._say(now, f"failed {self._name(member)}: {reason}")
-
-    def _name(self, member: tuple[int, int, int]) -> str:
-        task = self._jobs[member[0]].tasks[member[1]]
-        return task.name + (f"[{member[2]}]" if task.array > 1 else "")
-
-    @staticmethod
-    def _say(now: float, text: str) -> None:
-        messages.print(f"{now:8.1f} s  {text}", markup=False)
 
 
 def _live(run_dir: Path) -> Group | Text:

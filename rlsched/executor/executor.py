@@ -146,6 +146,10 @@ class Executor:
         """Let the scheduler know that somebody gives a job up."""
         self._events.append(Cancelled(job))
 
+    def wake(self) -> None:
+        """Make `wait` return, if only with the news that nothing has happened."""
+        self._events.append(WokeUp())
+
     def forget(self, job: int) -> None:
         """Let go of what is kept of a job that has ended."""
         del self._arrived[job]
