@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from rlsched.experiments.faults.kill_loop import faults_of, outputs_of, write_workflow
 from rlsched.queue.address import unix_address
@@ -56,7 +57,7 @@ class _Submitter(threading.Thread):
     """A client: submits its workflows one after the other, and each again until it is acknowledged."""
 
     def __init__(self, socket: Path, files: list[Path], gap: float, seed: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.acknowledged: dict[str, int] = {}
         self.again = 0
         self._socket, self._files, self._gap, self._luck = socket, files, gap, random.Random(seed)
@@ -78,36 +79,27 @@ class _Submitter(threading.Thread):
 
 def run_and_kill(folder: Path, jobs: int, tasks: int, kills: int, seconds: float, gap: float, seed: int) -> Report:
     """Submit workflows to a queue, and kill its scheduler at random moments, the more often the more has arrived."""
-    luck = random.Random(seed)
     files = [write_workflow(folder / f"job{number}", tasks, seconds, seed + number) for number in range(jobs)]
     state = folder / "state"
-    log = (folder / "up.log").open("ab")
-    scheduler = subprocess.Popen([*_UP, str(state)], stderr=log)
     clients = [_Submitter(state / "socket", files[half::2], gap, seed + half) for half in range(2)]
-    for client in clients:
-        client.start()
-    faults: list[str] = []
-    done = 0
-    for number in range(kills):
-        # spread over the work: a scheduler that is killed while it imports its modules shows nothing
-        if _wait(state / "socket", partial(_has_done, number * jobs * tasks // (kills + 1))) is None:
-            faults.append("the queue makes no progress")
-            break
-        time.sleep(luck.uniform(0, seconds))
-        scheduler.kill()
-        scheduler.wait()
-        done += 1
-        scheduler = subprocess.Popen([*_UP, str(state)], stderr=log)
-    for client in clients:
-        client.join()
-    answer = _wait(state / "socket", partial(_has_ended, jobs))
+    with (folder / "up.log").open("ab") as log:
+        schedulers = [_start(state, log)]
+        try:
+            for client in clients:
+                client.start()
+            done, faults = _kill(
+                schedulers, state, log, [n * jobs * tasks // (kills + 1) for n in range(kills)], seconds, seed
+            )
+            for client in clients:
+                client.join()
+            answer = _wait(state / "socket", partial(_has_ended, jobs))
+        finally:
+            schedulers[-1].terminate()
+            schedulers[-1].wait()
     if answer is None:
         faults.append("not every job has ended")
     else:
         faults += _faults_of_queue(answer, clients, jobs)
-    scheduler.terminate()
-    scheduler.wait()
-    log.close()
     for file in files:
         faults += (f"{file.parent.name}: {fault}" for fault in faults_of(file.parent))
         if len(outputs_of(file.parent)) != tasks:
@@ -115,6 +107,33 @@ def run_and_kill(folder: Path, jobs: int, tasks: int, kills: int, seconds: float
     journals = [path.read_text() for path in state.glob("jobs/*/journal.jsonl")]
     adopted = sum(text.count('"record":"adopt"') for text in journals)
     return Report(done, adopted, sum(client.again for client in clients), tuple(faults))
+
+
+def _start(state: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*_UP, str(state)], stderr=log)
+
+
+def _kill(
+    schedulers: list[subprocess.Popen[bytes]],
+    state: Path,
+    log: IO[bytes],
+    moments: list[int],
+    longest: float,
+    seed: int,
+) -> tuple[int, list[str]]:
+    """Kill the last scheduler whenever so many tasks have finished, up to `longest` seconds later, and start another.
+
+    One that is killed while it imports its modules shows nothing, so each of them has to answer first.
+    """
+    luck = random.Random(seed)
+    for number, tasks in enumerate(moments):
+        if _wait(state / "socket", partial(_has_done, tasks)) is None:
+            return number, ["the queue makes no progress"]
+        time.sleep(luck.uniform(0, longest))
+        schedulers[-1].kill()
+        schedulers[-1].wait()
+        schedulers.append(_start(state, log))
+    return len(moments), []
 
 
 def _wait(socket: Path, condition: Callable[[Message], bool]) -> Message | None:
@@ -133,7 +152,7 @@ def _wait(socket: Path, condition: Callable[[Message], bool]) -> Message | None:
 
 
 def _has_done(tasks: int, answer: Message) -> bool:
-    return sum(job["done"] for job in answer["jobs"]) >= tasks
+    return sum(int(job["done"]) for job in answer["jobs"]) >= tasks
 
 
 def _has_ended(jobs: int, answer: Message) -> bool:
@@ -141,12 +160,12 @@ def _has_ended(jobs: int, answer: Message) -> bool:
 
 
 def _faults_of_queue(answer: Message, clients: list[_Submitter], jobs: int) -> list[str]:
-    faults = [
-        f"job {job['job']} is {job['state']}: {job['reason']}" for job in answer["jobs"] if job["done"] < job["total"]
-    ]
-    names = [job["name"] for job in jobs_listed]
+    listed_jobs = answer["jobs"]
+    unfinished = [job for job in listed_jobs if job["done"] < job["total"]]
+    faults = [f"job {job['job']} is {job['state']}: {job['reason']}" for job in unfinished]
+    names = [job["name"] for job in listed_jobs]
     faults += [f"{name} is there {names.count(name)} times" for name in set(names) if names.count(name) > 1]
-    listed = {job["name"]: job["job"] for job in jobs_listed}
+    listed = {job["name"]: job["job"] for job in listed_jobs}
     acknowledged = {key: number for client in clients for key, number in client.acknowledged.items()}
     if acknowledged != listed or len(listed) != jobs:
         faults.append(f"acknowledged were {acknowledged}, in the queue are {listed}")

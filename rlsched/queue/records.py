@@ -89,8 +89,7 @@ class QueueDirectory:
         self._lock = acquire(self.path / "lock", f"{self.path} is in use by another scheduler")
         try:
             self._journal = Journal(self.path / "queue.jsonl", self._enter)
-            if self._journal.repaired:
-                self._restore_submissions()
+            self._restore_submissions()
         except BaseException:
             os.close(self._lock)
             raise
@@ -166,8 +165,13 @@ class QueueDirectory:
             OSError: it cannot be written, and the job is not taken in.
             ValueError: a number in it is infinite.
         """
-        write_submission(self._file(submission.id), submission)
-        self._append(submission.record)
+        file = self._file(submission.id)
+        try:
+            write_submission(file, submission)
+            self._append(submission.record)
+        except BaseException:
+            file.unlink(missing_ok=True)  # otherwise the next scheduler would take it in
+            raise
         return self.entries[submission.id]
 
     def cancel(self, job: int, user: str) -> None:
@@ -218,7 +222,10 @@ class QueueDirectory:
                 raise ValueError(f"{self.path} was written by another version of rlsched")
 
     def _restore_submissions(self) -> None:
-        """Take jobs in again whose records were lost with the journal's end: they may have been acknowledged."""
+        """Take jobs in whose records are missing: lost with the journal's end, or never written before a crash.
+
+        The first may have been acknowledged. The others were not, but nobody was told that they are not taken.
+        """
         folders = (folder for folder in (self.path / "jobs").iterdir() if folder.name.isdecimal())
         for number in sorted(int(folder.name) for folder in folders):
             if number <= self._last:
@@ -227,5 +234,5 @@ class QueueDirectory:
                 submission = self.submission(number)
             except ValueError:
                 continue  # the crash came before it was complete
-            _log.warning("job %d (%s) was in the part that is lost: it is taken in again", number, submission.key)
+            _log.warning("job %d (%s) was not in the journal yet: it is taken in", number, submission.workflow.name)
             self._append(submission.record)
