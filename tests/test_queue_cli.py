@@ -54,9 +54,8 @@ def test_a_queue_from_up_to_drain(up: subprocess.Popen[str], tmp_path: Path) -> 
     assert [(entry["state"], entry["reason"]) for entry in answer["jobs"]] == [("failed", "bad: exit code 7")] * 2
     assert round(answer["jobs"][0]["deadline"] - answer["jobs"][0]["submitted"]) == 7200
     assert "did you mean 'night'" in rlsched("cancel", "nigth", code=2).stderr
-    assert (
-        "--deadline: expected seconds above 0" in rlsched("submit", workflow.file, "--deadline", "soon", code=2).stderr
-    )
+    refused = rlsched("submit", workflow.file, "--deadline", "soon", code=2)
+    assert "--deadline: expected seconds above 0" in refused.stderr
     assert "tasks that run: 0" in rlsched("drain").stdout
     told = up.communicate(timeout=60)[1]
     assert up.returncode == 0

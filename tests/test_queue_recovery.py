@@ -79,6 +79,29 @@ def test_what_has_ended_stays_ended(start: Start, tmp_path: Path) -> None:
     assert (units["made"], units["broken"], units["after"]) == (UnitState.KEPT, UnitState.FAILED, UnitState.SKIPPED)
 
 
+def test_after_a_restart_of_the_machine_a_lost_output_is_made_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not have reached the disk; a result whose outputs are there is believed."""
+    up = start()
+    tasks = """
+    lost: {run: 'echo lost >> ../effects; touch x', outputs: x}
+    kept: {run: 'echo kept >> ../effects; touch y', outputs: y}
+    user: {run: 'until test -e permission; do sleep 0.02; done; cat x y; echo user >> ../effects', needs: [lost, kept]}
+    """
+    job = up.submit(flow(tmp_path / "a", tasks))
+    until(lambda: up.job(job)["done"] == 2 and up.job(job)["running"] == 1)
+    up.kill()
+    permit(tmp_path / "a")
+    until(lambda: "user" in effects(tmp_path))
+    (tmp_path / "a" / "x").unlink()
+    for module in ("adoption", "claim", "session"):
+        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    up = start()
+    assert up.end_of(job) == "completed"
+    assert sorted(effects(tmp_path)) == ["kept", "lost", "lost", "user", "user"]
+
+
 def test_a_cancellation_survives_too(start: Start, tmp_path: Path) -> None:
     """The scheduler was killed before the task had ended: it is stopped all the same, and no other starts."""
     up = start()
