@@ -247,6 +247,20 @@ def test_asking_twice_to_stop_is_asking_once() -> None:
     ]
 
 
+def test_a_job_has_less_work_left_once_a_checkpoint_is_written() -> None:
+    """At 40 s of 100 s on two GPUs; while the task runs, its job has all of its 200 GPU-seconds left."""
+    left: dict[float, float] = {}
+    stop = at({40: lambda state: [Preemption(Member(0, 0))]})
+
+    def policy(state: State) -> Sequence[Decision]:
+        left[state.now] = state.jobs[0].work_left
+        return stop(state)
+
+    long = job("a", task("t", 100, gpus=2, preemptible=True, checkpoint_time=1))
+    tell([long, job("b", release=40)], gpus(2), policy)
+    assert {time: left[time] for time in (0, 40, 41)} == {0: 200, 40: 200, 41: pytest.approx(120)}
+
+
 def test_a_policy_is_asked_while_something_that_runs_may_be_preempted() -> None:
     """Nothing is ready when the other task ends, and yet the policy may stop the one that goes on."""
     pair = job("a", task("t", 9, preemptible=True), task("u", 2))
