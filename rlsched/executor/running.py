@@ -79,7 +79,6 @@ def task_environment(
     paths = directory.attempt(unit.name, attempt)
     begun = {BEGUN: str(paths.begun)} if unit.is_function else {}
     return {
-        "OMP_NUM_THREADS": "1",
         **work.inherited,
         **unit.env,
         "CUDA_VISIBLE_DEVICES": held.visible,

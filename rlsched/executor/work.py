@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from rlsched.executor.preload import heavy_imports
@@ -63,10 +63,10 @@ class Work:
     folder: Path
     environment: Mapping[str, str] | None = None
 
-    @property
+    @cached_property
     def inherited(self) -> Mapping[str, str]:
-        """The variables that commands inherit."""
-        return os.environ if self.environment is None else self.environment
+        """The variables that commands and forkservers inherit; one thread if nobody says otherwise."""
+        return {"OMP_NUM_THREADS": "1", **(os.environ if self.environment is None else self.environment)}
 
 
 def unit_name(task: Task, member: int) -> str:
