@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from rlsched.scheduler import Policy
 
 _OTHERS = {
+    "gavel-fifo": "rlsched.policies.gavel:FirstComeFirstServed",
+    "gavel-ftf": "rlsched.policies.gavel:FinishTimeFairness",
+    "gavel-makespan": "rlsched.policies.gavel:Makespan",
+    "gavel-max-min": "rlsched.policies.gavel:MaxMinFairness",
+    "gavel-sjf": "rlsched.policies.gavel:ShortestFirst",
+    "gavel-throughput": "rlsched.policies.gavel:TotalThroughput",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }

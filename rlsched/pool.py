@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 from rlsched.model import Cluster, Mode, Share
 
@@ -32,6 +33,18 @@ class Pool:
         self._free = dict.fromkeys(cluster.gpu_types, 0)
         for index in range(len(cluster.nodes)):
             self._count(index, 1)
+
+    def copy(self) -> Pool:
+        """Another pool with the same things free, to try placements on."""
+        twin = copy(self)
+        twin.up = self.up.copy()
+        twin._gpus = [free.copy() for free in self._gpus]
+        twin._cpus, twin._memory = self._cpus.copy(), self._memory.copy()
+        twin._resources = [free.copy() for free in self._resources]
+        twin._last_job = [last.copy() for last in self._last_job]
+        twin._by_free = {kind: [nodes.copy() for nodes in by] for kind, by in self._by_free.items()}
+        twin._free = self._free.copy()
+        return twin
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
