@@ -27,6 +27,11 @@ def capacity(state: State) -> Capacity:
     return {resource: amount for resource, amount in found.items() if amount}
 
 
+def something_is_free(state: State) -> bool:
+    """False if it is certain that nothing can start."""
+    return bool(state.pool.free_gpus()) or any(not m.gpus for task in state.ready.values() for m in task.task.modes)
+
+
 class Ways:
     """In which ways a task may spend its time.
 
@@ -60,7 +65,7 @@ class Ways:
         fitting = [
             (ladder, rung)
             for ladder, rung in rungs
-            if all(limits.get(resource, 0.0) >= amount for resource, amount in _takes(modes[rung.mode]).items())
+            if all(limits.get(resource, 0.0) >= amount for resource, amount in takes(modes[rung.mode]).items())
         ]
         if self._aware:
             return tuple(_way([(rung, 1.0)], modes) for _, rung in fitting)
@@ -76,18 +81,19 @@ def _spread(same: Sequence[tuple[Ladder, Rung]], limits: Capacity, modes: Sequen
 
 
 def _way(parts: Sequence[tuple[Rung, float]], modes: Sequence[Mode]) -> Way:
-    takes: dict[Resource, float] = defaultdict(float)
+    total: dict[Resource, float] = defaultdict(float)
     for rung, part in parts:
-        for resource, amount in _takes(modes[rung.mode]).items():
-            takes[resource] += part * amount
+        for resource, amount in takes(modes[rung.mode]).items():
+            total[resource] += part * amount
     fastest = min(rung.duration for rung, _ in parts)
-    return Way(tuple((rung.mode, part) for rung, part in parts), 1.0 / fastest, takes)
+    return Way(tuple((rung.mode, part) for rung, part in parts), 1.0 / fastest, total)
 
 
-def _takes(mode: Mode) -> dict[Resource, float]:
-    takes: dict[Resource, float] = {("resource", name): float(n) for name, n in mode.resources.items() if n}
+def takes(mode: Mode) -> dict[Resource, float]:
+    """What a gang takes of everything that is shared out."""
+    found: dict[Resource, float] = {("resource", name): float(n) for name, n in mode.resources.items() if n}
     if mode.gpus:
-        takes["gpus", None] = float(mode.gpus)
+        found["gpus", None] = float(mode.gpus)
         if mode.gpu_type is not None:
-            takes["gpus", mode.gpu_type] = float(mode.gpus)
-    return takes
+            found["gpus", mode.gpu_type] = float(mode.gpus)
+    return found

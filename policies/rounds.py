@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from rlsched.model import Allocation, Member, Mode, Preemption, Share, WakeUp
-from rlsched.policies.claims import Ways, capacity
+from rlsched.policies.claims import Ways, capacity, something_is_free
 from rlsched.policies.timeshares import Claim, Objective, Program, Way
 from rlsched.pool import Pool
 from rlsched.scheduler import Decision
@@ -120,6 +120,7 @@ class RoundPolicy:
         self._tasks = tasks
         self._ways = Ways(aware, threshold, stretch)
         self._accounts: dict[Member, _Account] = {}
+        self._all_need_gpus = True
         self._running: dict[Member, int] = {}  # the modes of what ran until now
         self._asked_at = 0.0
         self._round_end = -math.inf
@@ -131,7 +132,7 @@ class RoundPolicy:
         if ends:
             self._round_end = state.now + self._length
         decisions: list[Decision] = []
-        if (ends and state.preemptible) or (state.ready and _something_is_free(state)):
+        if (ends and state.preemptible) or (state.ready and something_is_free(state)):
             self._share_out(state)
             if ends and state.preemptible:
                 decisions += self._preemptions(state)
@@ -174,6 +175,7 @@ class RoundPolicy:
                         by_mode[mode] += of_way * part if of_way > 1e-6 else 0.0
                 accounts[member].change(dict(by_mode), state.now)
         self._accounts = accounts
+        self._all_need_gpus = all(mode.gpus for account in accounts.values() for mode in account.task.task.modes)
 
     def _candidates(self, state: State, tasks: dict[tuple[int, int], TaskState]) -> list[tuple[Member, _Account, int]]:
         """Members or groups of fresh members that take part, their accounts and how many they are; first come first."""
@@ -197,18 +199,26 @@ class RoundPolicy:
             found.sort(key=lambda entry: (entry[0] not in state.running, entry[0].member == _FRESH, entry[0]))
         return sorted(found[: self._tasks], key=lambda entry: entry[0])
 
-    def _queue(self, state: State) -> Iterator[tuple[Member, _Account, int, bool]]:
-        """Member, account, mode, and whether it has a share of the mode: the most urgent first."""
-        entries = []
+    def _queue(self, state: State, pool: Pool) -> Iterator[tuple[Member, _Account, int, bool]]:
+        """Member, account, mode, and whether it has a share of the mode: the most urgent first.
+
+        Modes without a share come only if something in the pool is still free when it is their turn.
+        """
+        due, others = [], []
         for place, (member, account) in enumerate(self._accounts.items()):
             running = self._running.get(member)
             for mode, share in account.shares.items():
-                urgency, due = account.standing(mode, state.now)
-                duration = 0.0 if share else account.task.task.modes[mode].duration
-                rank = (not share, -urgency, -due, mode != running, -share, duration)
-                entries.append((rank, place, mode, member, account))
-        entries.sort(key=lambda entry: entry[:3])
-        return ((member, account, mode, not rank[0]) for rank, _, mode, member, account in entries)
+                if share:
+                    urgency, seconds = account.standing(mode, state.now)
+                    due.append((-urgency, -seconds, mode != running, -share, place, mode, member, account))
+                else:
+                    duration = account.task.task.modes[mode].duration
+                    others.append((mode != running, duration, place, mode, member, account))
+        due.sort()  # no two have both place and mode in common
+        yield from ((member, account, mode, True) for *_, mode, member, account in due)
+        if pool.free_gpus() or not self._all_need_gpus:
+            others.sort()
+            yield from ((member, account, mode, False) for *_, mode, member, account in others)
 
     def _placed(self, state: State, pool: Pool, moving: _Runs, anything: bool = False) -> list[_Placed]:
         """Go through the queue and take devices from the pool for whoever fits; who is moving stays if it can.
@@ -219,8 +229,10 @@ class RoundPolicy:
         """
         chosen: dict[Member, _Placed] = {}
         awaited: set[str | None] = set()
-        for key, account, mode, has_share in self._queue(state):
+        for key, account, mode, has_share in self._queue(state, pool):
             task, wanted = account.task, account.task.task.modes[mode]
+            if wanted.gpus and not pool.free_gpus(wanted.gpu_type):
+                continue
             if not task.task.preemptible and not ((has_share or anything) and _may_pass(wanted, awaited)):
                 continue
             for member in self._members(key, task, moving):
@@ -268,8 +280,10 @@ class RoundPolicy:
             starts = self._startable(state, anything=True)  # there is nothing to wait for
         for member, mode in ((start.member, start.mode) for start in starts):
             if member not in self._accounts:
-                fresh = self._accounts[Member(member.job, member.task, _FRESH)]
-                self._accounts[member] = replace(fresh, had={})
+                key = Member(member.job, member.task, _FRESH)
+                self._accounts[member] = replace(self._accounts[key], had={})
+                if self._accounts[key].task.task.array == 1:
+                    del self._accounts[key]
             self._running[member] = mode
         return starts
 
@@ -300,10 +314,6 @@ def _claim(member: Member, account: _Account, count: int, ways: Sequence[Way], s
     # A task without GPUs is measured in units of its custom resources.
     work = min(mode.duration * max(1, mode.gpus or sum(mode.resources.values())) for mode in task.task.modes)
     return Claim(count, ways, task.job.job.weight, work, left, state.now - account.since)
-
-
-def _something_is_free(state: State) -> bool:
-    return bool(state.pool.free_gpus()) or any(not m.gpus for task in state.ready.values() for m in task.task.modes)
 
 
 def _may_pass(mode: Mode, awaited: set[str | None]) -> bool:
