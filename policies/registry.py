@@ -22,6 +22,12 @@ _OTHERS = {
     "auto": "rlsched.policies.auto:AutoPolicy",
     "cp-sat": "rlsched.policies.exact:ExactPolicy",
     "ga": "rlsched.policies.genetic:GeneticPolicy",
+    "gavel-fifo": "rlsched.policies.gavel:FirstComeFirstServed",
+    "gavel-ftf": "rlsched.policies.gavel:FinishTimeFairness",
+    "gavel-makespan": "rlsched.policies.gavel:Makespan",
+    "gavel-max-min": "rlsched.policies.gavel:MaxMinFairness",
+    "gavel-sjf": "rlsched.policies.gavel:ShortestFirst",
+    "gavel-throughput": "rlsched.policies.gavel:TotalThroughput",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }
