@@ -67,7 +67,7 @@ class TrainingConfig:
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4
     horizon: float = 32.0
-    trace: float = 16.0
+    trace: float = 4.0
     graph_layers: int = 0
     start: str = ""
 

@@ -133,7 +133,7 @@ class GroupPPO(MaskablePPO):
         rollouts: int = 8,
         network: NetworkConfig | None = None,
         horizon: float = 32.0,
-        trace: float = 16.0,
+        trace: float = 4.0,
         processes: int = 0,
         **kwargs: Any,
     ) -> None:

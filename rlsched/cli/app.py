@@ -85,6 +85,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy, curve, logs and checkpoint.")],
     start: Annotated[str, typer.Option("--from", help="A trained policy to start from.")] = "",
     steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
+    trace: Annotated[
+        float, typer.Option("--trace", min=0.1, help="How long a decision's effects are traced, in mean critical paths.")
+    ] = 4.0,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
 ) -> None:
@@ -96,13 +99,13 @@ def train(
 
       rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
 
-      rlsched train hom16 -o runs/hom16 --from runs/het16 --steps 1000000
+      rlsched train het16 -o runs/het16-longer --from runs/het16 --steps 1000000 --trace 16
 
       rlsched simulate het16 --policy runs/het16/policy.safetensors
     """
     from rlsched.cli.train import train as command
 
-    command(scenario, out, start, steps, seed, resume)
+    command(scenario, out, start, steps, trace, seed, resume)
 
 
 @app.command()
