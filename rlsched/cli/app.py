@@ -86,7 +86,7 @@ def train(
     start: Annotated[str, typer.Option("--from", help="A trained policy to start from.")] = "",
     steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
     trace: Annotated[
-        float, typer.Option("--trace", min=0.1, help="How long a decision's effects are traced, in mean critical paths.")
+        float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
     ] = 4.0,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
