@@ -75,6 +75,7 @@ def test_a_scheduler_that_is_asked_to_end_keeps_its_jobs(
         f"{state} is in use by another scheduler"
         in rlsched("up", "--state", state, "--socket", tmp_path / "s", code=2).stderr
     )
+    assert "--policy auto rehearses the jobs" in rlsched("up", "--state", state, "--policy", "auto", code=2).stderr
     up.terminate()
     told = up.communicate(timeout=60)[1]
     assert up.returncode == 143

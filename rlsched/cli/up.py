@@ -10,6 +10,7 @@ from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import messages
 from rlsched.executor.devices import local_machine
 from rlsched.executor.executor import InterruptedRun
+from rlsched.policies.auto import AutoPolicy
 from rlsched.policies.registry import load_policy
 from rlsched.queue.address import default_state_dir, tcp_address, unix_address
 from rlsched.queue.listener import Listener
@@ -35,6 +36,10 @@ def up(
     members = None if group is None else _group(group)
     listed = _keep(keep)
     chosen, machine = load_policy(policy), local_machine(slots)
+    if isinstance(chosen, AutoPolicy):
+        raise ValueError(
+            "--policy auto rehearses the jobs that are there when it begins, and here there are none: name one"
+        )
     directory = QueueDirectory(folder)
     try:
         if members is not None and socket is None:

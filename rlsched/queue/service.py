@@ -173,7 +173,6 @@ class Service:
             return known
         if self.draining:
             raise Refusal("the scheduler drains and takes no jobs any more: submit again when another one is up")
-        check_sources(workflow)
         check_feasible(workflow, self._machine.cluster)
         work = replace(work_of(workflow, stamped=False), environment=environment)
         files = JobFiles(workflow, work)
@@ -183,6 +182,7 @@ class Service:
                     f"job {active.entry.id} ({active.entry.name}) uses '{path}' as well, and one of the two writes it: "
                     "wait until that job has ended, or cancel it"
                 )
+        check_sources(workflow)  # after that: a running job's outputs are on their way
         number = self._directory.next_id()
         run_directory = RunDirectory(self._directory.run_dir(number))
         try:
