@@ -253,12 +253,13 @@ def test_imports_that_do_not_bear_a_fork_are_left_to_the_task(
 def test_nothing_is_left_of_the_processes_that_start_tasks(execute: Execute, folder: Path) -> None:
     """When the run ends, so do they; also one that has not got ready yet."""
     (folder / "slow.py").write_text("import os, time\nif 'RLSCHED_TASK' not in os.environ: time.sleep(600)\n")
+    before = set(psutil.Process().children())  # those of other tests
     execute(
         tasks("draw", "leave", leave="gate, args: {code: 0}")
         .replace("[heavy]", "[slow]")
         .replace(GATE, "gate: {run: 'true'}\n")
     )
-    assert [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert [p for p in psutil.Process().children() if p not in before and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.parametrize(
