@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import Drive, Execute, appears, is_gone, until
 
 from rlsched.executor import adoption, claim
 from rlsched.executor.claim import boot_id
+from rlsched.executor.paths import MARKER, attempt_paths
+from rlsched.executor.process import collect
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.starter import Launch, Stopping, cold_starter
 from rlsched.executor.status import RunState, UnitState, read_status
@@ -317,3 +320,19 @@ def test_the_process_that_starts_tasks_is_replaced_when_it_was_killed(execute: E
     )
     assert result.exit_code == 0
     assert effects(tmp_path) == "b\na\n"
+
+
+def test_what_ends_while_it_is_being_ended_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a killed launcher has left may end by itself, between the look and the signal."""
+    paths = attempt_paths(tmp_path, "t", 1)
+    left = subprocess.Popen(["sleep", "60"], env={**os.environ, MARKER: str(paths.progress)})
+    kill_it = psutil.Process.kill
+
+    def late(process: psutil.Process) -> None:
+        left.kill()
+        left.wait()
+        kill_it(process)
+
+    monkeypatch.setattr(psutil.Process, "kill", late)
+    assert collect(paths) is None
+    assert left.poll() is not None
