@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,9 @@ def say(address: UnixAddress, *lines: bytes) -> list[Any]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(address.path))
         sock.settimeout(20)
-        for line in lines:
-            sock.sendall(line)
+        with suppress(BrokenPipeError):  # it has hung up already
+            for line in lines:
+                sock.sendall(line)
         sock.shutdown(socket.SHUT_WR)
         answer = b""
         while piece := sock.recv(1 << 16):

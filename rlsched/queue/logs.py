@@ -36,7 +36,7 @@ def read_logs(run_dir: Path, units: Sequence[str], history: History, seen: Mappi
 
     Returns:
         `pieces`, each with `log` (its name, for `seen`), `unit`, `attempt`, `start` (its place in the log) and `data`
-        (in Base64); `logs`: how many there are; `more`: there is more to be asked for at once.
+        (in Base64); `logs`: how many there are or will be at least; `more`: there is more to be asked for at once.
     """
     attempts = list(_attempts(units, history))
     room = _LARGEST
@@ -51,7 +51,7 @@ def read_logs(run_dir: Path, units: Sequence[str], history: History, seen: Mappi
             room -= len(data)
         if not room:
             break
-    return {"pieces": pieces, "logs": len(attempts), "more": not room}
+    return {"pieces": pieces, "logs": max(len(units), len(attempts)), "more": not room}
 
 
 def _attempts(units: Sequence[str], history: History) -> Iterator[tuple[str, int]]:
