@@ -109,7 +109,7 @@ class GreedyPolicy:
         return self._decide(state, stopping)
 
     def _decide(self, state: State, stopping: Stopping | None) -> Sequence[Allocation | Preemption | WakeUp]:
-        pool = self._claims.unclaimed(state)
+        pool = self._claims.unclaimed(state) if self._stops else state.pool
         free = pool.free_gpus()
         if stopping is None and not free and not state.without_gpus:
             return ()
@@ -118,7 +118,7 @@ class GreedyPolicy:
         for task in self._queue(state):
             if self._claims and self._claims.cover(task):
                 continue
-            if task.task.least_gpus <= free and (gang := self._gang(state, task, find)):
+            if task.task.least_gpus <= free and (gang := self._gang(state, task, pool, find)):
                 return (Allocation(task.next_member(), *gang),)
             if stopping is not None:
                 stops = self._make_room(task, stopping, waiting is None)
@@ -142,12 +142,13 @@ class GreedyPolicy:
             return self._ranking(state)
         return self._ranking.fronts(state)
 
-    def _gang(self, state: State, task: TaskState, find: Find) -> Gang | None:
-        """The best of the gangs on the task's menu that there is room for."""
+    def _gang(self, state: State, task: TaskState, pool: Pool, find: Find) -> Gang | None:
+        """The best of the gangs on the task's menu that are found room for; `find` looks nowhere but in the pool."""
         candidates = []
         for ladder, rungs in self._menu(task, state):
+            free = pool.free_gpus(ladder.gpu_type) if ladder.on_gpus else math.inf
             for rung in rungs:
-                if shares := find(task, rung.mode):
+                if rung.size <= free and (shares := find(task, rung.mode)):
                     candidates.append((ladder, rung, shares))
                     break
         if not candidates:
@@ -158,7 +159,7 @@ class GreedyPolicy:
         return Gang(rung.mode, shares)
 
     def _choose(self, state: State, task: TaskState, pool: Pool) -> Gang | None:
-        return self._gang(state, task, partial(self._place, pool))
+        return self._gang(state, task, pool, partial(self._place, pool))
 
     def _behind(self, head: TaskState, state: State, pool: Pool) -> Find:
         """Where there is room for those that may not delay the head of the queue."""

@@ -61,9 +61,10 @@ class Ladder(NamedTuple):
 def ladders(task: TaskState, state: State) -> tuple[Ladder, ...]:
     """One ladder for each GPU type that the task has modes for; modes too large for the cluster are on none."""
     modes = task.task.modes
+    rigid, fits = len(modes) == 1, state.fits_when_empty
     by_kind: dict[tuple[bool, str | None], list[Rung]] = {}
     for number, mode in enumerate(modes):
-        if len(modes) == 1 or state.fits_when_empty(mode):
+        if rigid or fits(mode):
             gpus = mode.gpus
             kind = (True, mode.gpu_type) if gpus else (False, None)
             rung = Rung(number, gpus or sum(mode.resources.values()) or 1, mode.duration)
