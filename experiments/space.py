@@ -55,7 +55,8 @@ class Span:
         middles = (
             math.sqrt(self.default * end) if self.log else (self.default + end) / 2 for end in (self.low, self.high)
         )
-        return tuple(middle for middle in middles if middle != self.default)
+        rounded = (_rounded(middle, self.default) for middle in middles)
+        return tuple(dict.fromkeys(middle for middle in rounded if middle != self.default))
 
     def suggest(self, name: str, trial: Trial) -> Option:
         drawn = trial.suggest_float(name, self.low, self.high, log=self.log)

@@ -200,6 +200,14 @@ def test_orders_that_do_the_same_are_tuned_once(tmp_path: Path) -> None:
     assert {policy.partition(":")[0] for policy in found.best_of_each()} == {"edf"}
 
 
+def test_options_that_change_nothing_are_not_written(tmp_path: Path) -> None:
+    """No task of this scenario is preemptible."""
+    config = TuningConfig(trials=60, training_workloads=3, validation_workloads=1, families=("srpt",))
+    found = tune(TINY, tmp_path / "tiny.yaml", config, processes=1)
+    assert len(found.members) > 1
+    assert not [member.policy for member in found.members if "preempt" in member.policy or "resize" in member.policy]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
