@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rlsched.policies.options import Option, UnknownNameError
@@ -54,15 +55,12 @@ class Span:
         middles = (
             math.sqrt(self.default * end) if self.log else (self.default + end) / 2 for end in (self.low, self.high)
         )
-        return tuple(middle for middle in middles if middle != self.default)
+        rounded = (_rounded(middle, self.default) for middle in middles)
+        return tuple(dict.fromkeys(middle for middle in rounded if middle != self.default))
 
     def suggest(self, name: str, trial: Trial) -> Option:
         drawn = trial.suggest_float(name, self.low, self.high, log=self.log)
-        if drawn == self.default:
-            return self.default
-        if isinstance(self.default, int):
-            return round(drawn)
-        return float(f"{drawn:.3g}") if self.log else round(drawn, 2)
+        return self.default if drawn == self.default else _rounded(drawn, self.default)
 
 
 Space = Mapping[str, Choice | Span]
@@ -80,9 +78,10 @@ def space_of(name: str) -> Space:
 
 
 def first_looks(space: Space) -> list[dict[str, Option]]:
-    """What to try first: every option as it comes, then one after the other alone at other values."""
+    """What to try first: every option as it comes, then one alone at another value, each in turn until all were."""
     defaults = {option: searched.default for option, searched in space.items()}
-    return [defaults, *(defaults | {option: value} for option, s in space.items() for value in s.others)]
+    rounds = zip_longest(*([{option: value} for value in searched.others] for option, searched in space.items()))
+    return [defaults, *(defaults | change for changes in rounds for change in changes if change is not None)]
 
 
 def spell(name: str, values: Mapping[str, Option]) -> str:
@@ -96,7 +95,7 @@ def spell(name: str, values: Mapping[str, Option]) -> str:
 def _searched(name: str, option: str, default: Option) -> Choice | Span | None:
     def accepts(value: float) -> bool:
         try:
-            load_policy(f"{name}:{option}={_text(value)}")
+            load_policy(f"{name}:{option}={_text(round(value) if isinstance(default, int) else value)}")
         except ValueError:
             return False
         return True
@@ -110,7 +109,7 @@ def _searched(name: str, option: str, default: Option) -> Choice | Span | None:
             return Choice(default, error.known)
         return None  # any text will do: there is nothing to choose from
     if isinstance(default, int):
-        return _wide(default, lambda value: accepts(round(value)))
+        return _wide(default, accepts)
     if accepts(0.0) and accepts(1.0) and not accepts(-0.01) and not accepts(1.01):
         return Span(default, 0.0, 1.0, log=False)
     return _wide(default, accepts)
@@ -126,16 +125,23 @@ def _wide(default: float | int, accepts: Callable[[float], bool]) -> Span:
     return Span(default, _nearest(accepts, low, default), _nearest(accepts, high, default), log)
 
 
-def _nearest(accepts: Callable[[float], bool], end: float, default: float) -> float:
-    """The end of a range, or what is accepted nearest to it."""
-    if accepts(end):
+def _nearest(accepts: Callable[[float], bool], end: float, default: float | int) -> float:
+    """The end of a range; or a number near the last one accepted on the way there, which is accepted rounded, too."""
+    if accepts(_rounded(end, default)):
         return end
     refused, accepted = end, float(default)
     for _ in range(30):
         middle = (refused + accepted) / 2
         refused, accepted = (refused, middle) if accepts(middle) else (middle, accepted)
-    rounded = float(f"{accepted:.3g}")
-    return rounded if accepts(rounded) else accepted
+    rounded = _rounded(accepted, default)
+    return rounded if accepts(rounded) else _rounded(accepted + (default - accepted) / 100, default)
+
+
+def _rounded(value: float, default: float | int) -> float | int:
+    """As many digits as make a difference: three, or two behind the point where numbers may be 0."""
+    if isinstance(default, int):
+        return round(value)
+    return float(f"{value:.3g}") if default > 0 else round(value, 2)
 
 
 def _text(value: Option) -> str:

@@ -9,7 +9,7 @@ et al., NeurIPS 2011; here multivariate) proposes what to try. The trials go in 
 to how many options they have; to the best third of them; to the best third of these. A trial plays few training
 workloads. The best candidates play three times as many, the best of these all (successive halving: Jamieson &
 Talwalkar, AISTATS 2016), and at least one of every family stays. The last ones play the validation workloads, and the
-best there is the tuned baseline. Report workloads are never played.
+best there, without options that change nothing, is the tuned baseline. Report workloads are never played.
 
 All candidates play the same workloads in fixed batches, so the result depends on the configuration alone, however many
 processes there are.
@@ -141,17 +141,19 @@ def tune(
     searched = [_Family.begin(name, config.seed) for name in _names(config)]
     with arena(scenario, out, resume, processes, progress) as players:
         few = training[: -(-len(training) // _PART**2)]
-        found, default = _explore(players, searched, config.trials, few)
+        explored, default = _explore(players, searched, config.trials, few)
+        found = explored
         for part in (_PART, 1):
             seeds = training[: -(-len(training) // part)]
             found = _play(players, f"best on {len(seeds)}", found.best(config.trials * part // _SIEVE), seeds)
-        finalists = found.best(_FINALISTS)
+        players.begin("simplifying", 0)
+        finalists = _simplify(players, found.best(_FINALISTS), searched, explored, few)
         judged = [*finalists, *({default} - {*finalists})]
         last = _play(players, "validation", judged, validation)
         members = [
             Member(
                 policy=policy,
-                training=round(found.mean(policy), 3) if policy in found.scores else None,
+                training=round(found.mean(finalists[policy]), 3) if policy in finalists else None,
                 validation=round(last.mean(policy), 3),
             )
             for policy in sorted(judged, key=lambda policy: (last.mean(policy), policy))
@@ -201,6 +203,34 @@ def _explore(players: Arena, searched: Sequence[_Family], trials: int, seeds: Se
                 players.say(Standing(best, found.mean(best), ratio, len(seeds), default))
         alive = sorted(alive, key=lambda family: (family.best, family.name))[: -(-len(alive) // _PART)]
     return found, default
+
+
+def _simplify(
+    players: Arena, policies: Sequence[str], searched: Sequence[_Family], explored: _Field, seeds: Sequence[int]
+) -> dict[str, str]:
+    """The policies without options that change nothing here, by name and options, and what they were found as.
+
+    Where nothing is preemptible, for example, it does not matter how preemption is set. Suspected are the options that
+    changed nothing when each was tried alone; they go if it changes nothing either that they all go.
+    """
+    idle = {
+        family.name: {
+            option
+            for option, of_option in family.space.items()
+            if all(
+                explored.scores.get(spell(family.name, {option: value})) == explored.scores.get(family.name)
+                for value in of_option.others
+            )
+        }
+        for family in searched
+    }
+    simple = {}
+    for policy in policies:
+        name = policy.partition(":")[0]
+        simple[policy] = spell(name, {o: value for o, value in _all_options(policy).items() if o not in idle[name]})
+    scores = dict(zip(simple.values(), players.scores([*simple.values()], seeds), strict=True))
+    same = {policy: spelled for policy, spelled in simple.items() if scores[spelled] == explored.scores[policy]}
+    return {same.get(policy, policy): policy for policy in reversed(policies)}
 
 
 def _play(players: Arena, stage: str, policies: Sequence[str], seeds: Sequence[int]) -> _Field:

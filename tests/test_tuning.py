@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rlsched.cli.app import app
 from rlsched.experiments.arena import Standing, TuningError
 from rlsched.experiments.cells import BenchmarkError
-from rlsched.experiments.space import Choice, Span, families, space_of, spell
+from rlsched.experiments.space import Choice, Span, families, first_looks, space_of, spell
 from rlsched.experiments.tune import TuningConfig, tune
 from rlsched.policies.counts import COUNTS
 from rlsched.policies.options import Option, UnknownNameError, look_up
@@ -58,7 +58,11 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_whatever_is_drawn_from_a_space_can_be_loaded(name: str) -> None:
     """The ranges that were found by asking are the ones that the policy has."""
     space, study = space_of(name), optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(25):
+    for look in first_looks(space):
+        study.enqueue_trial(look)
+    for end in ("low", "high"):
+        study.enqueue_trial({option: getattr(searched, end, searched.default) for option, searched in space.items()})
+    for _ in range(len(first_looks(space)) + 20):
         trial = study.ask()
         load_policy(spell(name, {option: searched.suggest(option, trial) for option, searched in space.items()}))
 
@@ -84,10 +88,10 @@ def test_a_new_order_and_its_options_take_part_by_themselves() -> None:
 
     @order("newcomer")
     class Newcomer:
-        def __init__(self, *, mood: str = "calm", twice: bool = False, most: int = 8, patience: float = 600.0) -> None:
+        def __init__(self, *, mood: str = "calm", twice: bool = False, most: int = 8, growth: float = 2.0) -> None:
             look_up({"calm": 1, "wild": 2}, "mood", mood)
-            if most < 4:
-                raise ValueError(f"most is {most}, expected 4 or more")
+            if most < 4 or not growth > 1:
+                raise ValueError(f"most is {most} and growth {growth}, expected 4 or more, and above 1")
 
         def __call__(self, task: TaskState, state: State) -> Key:
             return 0.0
@@ -96,11 +100,8 @@ def test_a_new_order_and_its_options_take_part_by_themselves() -> None:
     assert "newcomer" in families()
     assert space["mood"] == Choice("calm", ("calm", "wild"))
     assert space["twice"] == Choice(False, (False, True))
-    most, patience = space["most"], space["patience"]
-    assert isinstance(most, Span)
-    assert isinstance(patience, Span)
-    assert (round(most.low), most.high) == (4, 32)
-    assert (patience.low, patience.high) == (150, 2400)
+    assert space["most"] == Span(8, 4, 32, log=True)
+    assert space["growth"] == Span(2.0, 1.01, 8.0, log=True)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,14 @@ def test_orders_that_do_the_same_are_tuned_once(tmp_path: Path) -> None:
     config = TuningConfig(trials=6, training_workloads=2, validation_workloads=1, families=("edf", "fifo", "priority"))
     found = tune(TINY, tmp_path / "tiny.yaml", config, processes=1)
     assert {policy.partition(":")[0] for policy in found.best_of_each()} == {"edf"}
+
+
+def test_options_that_change_nothing_are_not_written(tmp_path: Path) -> None:
+    """No task of this scenario is preemptible."""
+    config = TuningConfig(trials=60, training_workloads=3, validation_workloads=1, families=("srpt",))
+    found = tune(TINY, tmp_path / "tiny.yaml", config, processes=1)
+    assert len(found.members) > 1
+    assert not [member.policy for member in found.members if "preempt" in member.policy or "resize" in member.policy]
 
 
 @pytest.mark.parametrize(
