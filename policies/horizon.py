@@ -14,12 +14,12 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack, vstack
 
 from rlsched.model import Allocation, Member
-from rlsched.policies.ways import something_is_free, takes
 from rlsched.policies.counts import Menu
 from rlsched.policies.ladders import Rung
 from rlsched.policies.options import look_up
 from rlsched.policies.timeline import Timeline, time_left, timeline_of
 from rlsched.policies.timeshares import Resource
+from rlsched.policies.ways import something_is_free, takes
 from rlsched.state import State, Status, TaskState
 
 _TOLERANCE = 1e-6  # HiGHS is exact to about 1e-7

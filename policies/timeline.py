@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 
-from rlsched.policies.ways import capacity, takes
 from rlsched.policies.timeshares import Resource
+from rlsched.policies.ways import capacity, takes
 from rlsched.state import Run, State
 
 _LATE = 0.1  # a run that has outlived its estimate is expected to take so much more of what it has taken
