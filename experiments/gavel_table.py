@@ -1,6 +1,6 @@
 """Gavel's traces: our implementations of Gavel's policies beside greedy policies, on 2 V100 + 2 P100 + 2 K80.
 
-python -m rlsched.experiments.gavel_table --data ../shared/data/gavel --policy srpt:blocking=false
+python -m rlsched.experiments.gavel_table --data ../shared/data/gavel --policy srpt:blocking=none
 
 Each trace is played twice. As it is ("rigid"), a job has a mode for every GPU type on which it was measured with as
 many GPUs as it asks for; jobs of more GPUs than there are of any one type fit nowhere and are left out. With
@@ -42,9 +42,9 @@ from rlsched.traces.trace import Wish
 TRACES = ("minimize_makespan", "max_min_fairness", "shockwave_120")
 SEED = 0  # nothing is drawn
 LARGEST = 2  # GPUs of one type
-GREEDY = ("fifo", "las", "srpt", "sjf", "lp")
+OTHERS = ("fifo", "las", "srpt", "sjf", "lp", "lp-horizon")
 GAVEL = ("fifo", "sjf", "max-min", "ftf", "makespan", "throughput")
-POLICIES = (*GREEDY, *(f"gavel-{name}{options}" for name in GAVEL for options in ("", ":aware=false")))
+POLICIES = (*OTHERS, *(f"gavel-{name}{options}" for name in GAVEL for options in ("", ":aware=false")))
 METRICS = ("mean_jct", "makespan", "p99_jct", "finish_time_fairness", "utilisation", "preemptions", "unfinished_jobs")
 _SCALE_FACTOR = 6  # column of the trace
 

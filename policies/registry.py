@@ -29,6 +29,7 @@ _OTHERS = {
     "gavel-sjf": "rlsched.policies.gavel:ShortestFirst",
     "gavel-throughput": "rlsched.policies.gavel:TotalThroughput",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
+    "lp-horizon": "rlsched.policies.horizon:HorizonPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }
 
