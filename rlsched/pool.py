@@ -20,6 +20,8 @@ class Pool:
         self.cluster = cluster
         self.up = [True] * len(cluster.nodes)
         self._gpus = [list(range(node.gpus)) for node in cluster.nodes]
+        self._out: list[set[int]] = [set() for _ in cluster.nodes]  # GPUs out of service
+        self._idle_out: list[set[int]] = [set() for _ in cluster.nodes]  # those among them that nobody holds
         self._cpus = [node.cpus for node in cluster.nodes]
         self._memory = [int(node.memory * GIB) for node in cluster.nodes]  # whole bytes: sums of floats would drift
         self._resources = [dict(node.resources) for node in cluster.nodes]
@@ -36,6 +38,11 @@ class Pool:
         self._free_in_all = 0
         for index in range(len(cluster.nodes)):
             self._enter(index)
+
+    @property
+    def whole(self) -> bool:
+        """True if every node and every GPU is in service."""
+        return all(self.up) and not any(self._out)
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
@@ -121,7 +128,7 @@ class Pool:
         for node, gpus in shares:
             free = self._gpus[node]
             before = len(free)
-            free += gpus
+            free += self._in_service(node, gpus) if self._out[node] else gpus
             free.sort()
             self._move(node, before, len(free))
         self._change(shares, mode, -1)
@@ -138,6 +145,30 @@ class Pool:
         if not self.up[node]:
             self.up[node] = True
             self._enter(node)
+
+    def withdraw(self, node: int, gpus: Sequence[int]) -> None:
+        """Take GPUs out of service; whoever holds one keeps it, and it is not handed out again after that."""
+        free, out = self._gpus[node], self._out[node]
+        before = len(free)
+        out.update(gpus)
+        self._idle_out[node].update(out.intersection(free))
+        free[:] = [gpu for gpu in free if gpu not in out]
+        self._move(node, before, len(free))
+
+    def reinstate(self, node: int, gpus: Sequence[int]) -> None:
+        """Put withdrawn GPUs back into service."""
+        free = self._gpus[node]
+        before = len(free)
+        self._out[node].difference_update(gpus)
+        free += self._idle_out[node].intersection(gpus)
+        free.sort()
+        self._idle_out[node].difference_update(gpus)
+        self._move(node, before, len(free))
+
+    def _in_service(self, node: int, gpus: Sequence[int]) -> list[int]:
+        """Those of the GPUs, which nobody holds any more, that have not been withdrawn."""
+        self._idle_out[node].update(self._out[node].intersection(gpus))
+        return [gpu for gpu in gpus if gpu not in self._out[node]]
 
     def _enter(self, node: int) -> None:
         """Enter a node that is up in the index of free GPUs."""
@@ -231,6 +262,8 @@ class Pool:
             if len(gpus) > 1 and len(set(gpus)) != len(gpus):
                 raise ValueError(f"node {spec.name!r}: a GPU is named twice")
             for gpu in gpus:
+                if gpu in self._out[node]:
+                    raise ValueError(f"node {spec.name!r}: GPU {gpu} is out of service")
                 if gpu not in free:
                     raise ValueError(f"node {spec.name!r}: GPU {gpu} is not free")
             if gpus and mode.gpu_type is not None and mode.gpu_type != spec.gpu_type:

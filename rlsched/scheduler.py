@@ -80,11 +80,43 @@ class NodeRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesLost:
+    """GPUs of a node are out of service: sick, or in use by others. What holds them runs on.
+
+    Except for the members in `work_left`, which have ended with them, or could not be started there; each has that part
+    of its work to do.
+    """
+
+    node: int
+    gpus: tuple[int, ...]
+    work_left: tuple[tuple[Member, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesRestored:
+    """Lost GPUs of a node may be handed out again."""
+
+    node: int
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WokeUp:
     """The time has come at which the policy wanted to be asked again."""
 
 
-Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored | WokeUp
+Event = (
+    Arrived
+    | Finished
+    | Failed
+    | Preempted
+    | Progressed
+    | NodeLost
+    | NodeRestored
+    | DevicesLost
+    | DevicesRestored
+    | WokeUp
+)
 
 
 class Backend(Protocol):
@@ -189,7 +221,7 @@ class Scheduler:
         Raises:
             StallError: nothing can happen any more although jobs are unfinished.
         """
-        if not self.state.running and not self.backend.expecting and all(self.state.pool.up):
+        if not self.state.running and not self.backend.expecting and self.state.pool.whole:
             waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(self.state.ready.values())[:5])
             raise StallError(
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
@@ -229,6 +261,12 @@ class Scheduler:
                     self._ended(member, state.interrupt(member, left), Outcome.LOST)
             case NodeRestored(node):
                 state.pool.restore(node)
+            case DevicesLost(node, gpus, work_left):
+                state.pool.withdraw(node, gpus)
+                for member, left in work_left:
+                    self._ended(member, state.interrupt(member, left), Outcome.LOST)
+            case DevicesRestored(node, gpus):
+                state.pool.reinstate(node, gpus)
 
     def _ended(self, member: Member, run: Run, outcome: Outcome) -> None:
         now = self.state.now

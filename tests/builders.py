@@ -11,6 +11,8 @@ from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preempti
 from rlsched.scheduler import (
     Arrived,
     Decision,
+    DevicesLost,
+    DevicesRestored,
     Event,
     Failed,
     Finished,
@@ -112,6 +114,11 @@ class Story:
                 return f"n{node} is lost{held}"
             case NodeRestored(node):
                 return f"n{node} is back"
+            case DevicesLost(node, gpus, work_left):
+                held = "".join(f", {self._name(member)} has {left:g} left" for member, left in work_left)
+                return f"n{node}:{','.join(map(str, gpus))} is lost{held}"
+            case DevicesRestored(node, gpus):
+                return f"n{node}:{','.join(map(str, gpus))} is back"
             case WakeUp(at):
                 return f"the policy wants to be asked again at {at:g}"
             case WokeUp():
@@ -203,5 +210,6 @@ uncertainties = st.builds(
     duration_noise=st.sampled_from([0.0, 0.5]),
     failures_per_hour=st.sampled_from([0.0, 30.0]),
     node_losses_per_hour=st.sampled_from([0.0, 20.0]),
+    device_losses_per_hour=st.sampled_from([0.0, 20.0]),
     repair_time=st.sampled_from([1.0, 100.0]),
 )

@@ -12,6 +12,8 @@ from rlsched.model import Allocation, Job, Member, Preemption, WakeUp
 from rlsched.scheduler import (
     Arrived,
     Decision,
+    DevicesLost,
+    DevicesRestored,
     Event,
     Failed,
     Finished,
@@ -35,7 +37,8 @@ class EventLog:
         {"time": 9.5, "kind": "finished", "job": 0, "task": 2, "member": 0, "name": "etl/train"}
 
     Further kinds: `failed` (`reason`), `stopping` (a preemption was decided), `preempted` (`work_left`),
-    `progressed` (`expected_end`), `node_lost` (`node`, `lost`: members with their `work_left`), `node_restored`.
+    `progressed` (`expected_end`), `node_lost` (`node`, `lost`: members with their `work_left`), `node_restored`,
+    and `devices_lost` and `devices_restored` (`node`, `gpus`).
 
     Args:
         path: the file; it is overwritten.
@@ -89,6 +92,11 @@ class EventLog:
                 return {"kind": "node_lost", "node": node, "lost": lost}
             case NodeRestored(node):
                 return {"kind": "node_restored", "node": node}
+            case DevicesLost(node, gpus, work_left):
+                lost = [{**self._member(member), "work_left": left} for member, left in work_left]
+                return {"kind": "devices_lost", "node": node, "gpus": list(gpus), "lost": lost}
+            case DevicesRestored(node, gpus):
+                return {"kind": "devices_restored", "node": node, "gpus": list(gpus)}
             case WakeUp(at):
                 return {"kind": "wake_up", "at": at}
             case WokeUp():
