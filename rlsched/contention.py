@@ -31,8 +31,8 @@ class _Entry:
 class Contention:
     """Runs in virtual time that slow one another down.
 
-    A slot is busy for every GPU (or CPU slot) that a run holds on a node, and one for a run that holds none there. A run
-    on several nodes goes as fast as the slowest of them.
+    A slot is busy for every GPU (or CPU slot) that a run holds on a node, and one for a run that holds none there.
+    A run on several nodes goes as fast as the slowest of them.
 
     Args:
         slowdown: how many times as long work takes while 1, 2, 3 ... slots are busy; with more, the last number.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import psutil
 import pytest
 from builders import first_fit
+from fake_nvml import FakeGpu, FakeNvml
 
 from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
@@ -102,6 +103,24 @@ def _sleeper(task: Task) -> tuple[str, ...]:
         return ("sleep", str(task.shortest))
     seconds = json.dumps({mode.gpus: mode.duration for mode in task.modes})
     return (sys.executable, "-I", "-S", "-c", _SLEEPER, seconds)
+
+
+Plug = Callable[[Sequence[FakeGpu] | None], FakeNvml]
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
+    """Gives the machine these GPUs, 8 cores and 64 GiB, or takes even the driver away."""
+
+    def put(gpus: Sequence[FakeGpu] | None) -> FakeNvml:
+        nvml = FakeNvml(gpus)
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64 * 2**30}))
+        return nvml
+
+    return put
 
 
 class Execute(Protocol):

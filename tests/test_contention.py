@@ -71,7 +71,7 @@ def played(cluster: Cluster, workload: list[Job], costs: HostCosts | None) -> Sc
 def test_every_run_takes_what_the_busy_slots_make_of_its_work(
     cluster: Cluster, workload: list[Job], slowdown: list[float]
 ) -> None:
-    """Integrated from the schedule alone: the time at each number of busy slots, divided by its slow-down, is the work."""
+    """From the schedule alone: the time at each number of busy slots, divided by its slow-down, adds up to the work."""
     schedule = played(cluster, workload, HostCosts(slowdown=tuple(slowdown)))
     schedule.check()
     served: dict[tuple[int, int], int] = {}

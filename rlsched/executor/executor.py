@@ -17,6 +17,7 @@ from rlsched import progress
 from rlsched.executor.adoption import Adopted
 from rlsched.executor.call import BEGUN
 from rlsched.executor.devices import Machine
+from rlsched.executor.guard import Guard
 from rlsched.executor.handover import Devices, beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import JournalError
@@ -99,6 +100,7 @@ class Executor:
         self._hurried = False
         self._starters = Starters(directory.path / FORKSERVER_LOG)
         self._devices = Devices()
+        self._guard = Guard(machine, self._note_device)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -123,13 +125,18 @@ class Executor:
         return bool(self._coming)
 
     def launch(self, allocation: Allocation) -> None:
+        member = allocation.member
+        if refused := self._guard.refuse(allocation.shares, member, self._work_left.get(member, 1.0)):
+            self._events += refused
+            return
         started = self._start(allocation)
         if isinstance(started, NotStartedError):  # which is not the task's fault
             started = self._start(allocation)
         if isinstance(started, OSError):
-            self._events.append(Failed(allocation.member, f"could not be started: {started}", Cause.EXIT))
+            self._events.append(Failed(member, f"could not be started: {started}", Cause.EXIT))
+            self._events += self._guard.release(self._machine.held(allocation.shares))
         else:
-            self._enter(allocation.member, started)
+            self._enter(member, started)
 
     def _start(self, allocation: Allocation) -> _Running | OSError:
         """Begin an attempt; its end is recorded if it could not be started."""
@@ -201,10 +208,10 @@ class Executor:
         while True:
             if self._interrupted is not None:
                 raise InterruptedRun(self._interrupted)
-            events = [*self._events, *self._arrivals()]
+            events = [*self._events, *self._arrivals(), *self._guard.look()]
             self._events = []
             if not events:
-                if not self._running and not self._coming and until == math.inf:
+                if not self._running and not self._coming and not self._guard.out and until == math.inf:
                     return []
                 events = [*self._ends(self._seconds_to_wait(until)), *self._progress()]
             if not events and self.now >= until:
@@ -243,12 +250,15 @@ class Executor:
 
     def _shut(self) -> None:
         self._closed = True
+        self._guard.close()
         self._starters.close()
         self._selector.close()
         os.close(self._wake)
 
     def _seconds_to_wait(self, until: float) -> float | None:
-        waits = [PROGRESS_INTERVAL] if self._running else []
+        waits = [self._guard.seconds_to_next_look] if self._guard.seconds_to_next_look < math.inf else []
+        if self._running:
+            waits.append(PROGRESS_INTERVAL)
         if until < math.inf:
             waits.append(max(0.0, until - self.now))
         if self._coming:
@@ -277,6 +287,7 @@ class Executor:
                 self._directory.append("adopt", at=self.now, unit=unit.name, attempt=attempt.number)
                 folder = self._directory.checkpoint(unit.name, attempt.checkpoint)
                 devices, stopping = attempt.devices, adopted.process.was_asked_to_stop
+                self._guard.hold(devices)
                 running = _Running(unit, attempt.number, devices, work.folder, folder, adopted.process, 1.0, stopping)
                 self._enter(member, running)
                 age = max(0.0, time.time() - attempt.start)
@@ -290,7 +301,9 @@ class Executor:
     def _ends(self, timeout: float | None, stopped: Ending = Ending.PREEMPTED) -> list[Event]:
         """The ends within the next `timeout` seconds, up to the first instant that has any."""
         ready = [key.data for key, _ in self._selector.select(timeout) if key.data is not None]
-        return [self._end(member, stopped) for member in ready]
+        ended = [self._running[member] for member in ready]
+        events = [self._end(member, stopped) for member in ready]
+        return [*events, *(event for running in ended for event in self._guard.release(running.devices))]
 
     def _end(self, member: Member, stopped: Ending) -> Event:
         running = self._running.pop(member)
@@ -313,6 +326,10 @@ class Executor:
                 return Failed(member, reason, cause)
         self._work_left[member] = self._left_of(running, end)
         return Preempted(member, self._work_left[member])
+
+    def _note_device(self, device: str, reason: str) -> None:
+        """Journal that a device is not handed out, or, without a reason, that it is again."""
+        self._directory.append("device", at=self.now, device=device, reason=reason)
 
     def _record_end(self, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None) -> None:
         self._directory.append(
