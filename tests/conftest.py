@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent, indent
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import psutil
@@ -117,7 +118,8 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64 * 2**30}))
+        memory = SimpleNamespace(total=64 * 2**30, used=8 * 2**30)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
         return nvml
 
     return put

@@ -312,7 +312,7 @@ def test_the_process_that_starts_tasks_is_replaced_when_it_was_killed(execute: E
         """
         a: {run: "until test -e b; do sleep 0.02; done; echo a >> effects", gpus: 1}
         k: {run: "kill -9 $(ps -o ppid= -p $PPID)", gpus: 1}
-        b: {run: "touch b; echo b >> effects", gpus: 1, needs: k}
+        b: {run: "echo b >> effects; touch b", gpus: 1, needs: k}
         """
     )
     assert result.exit_code == 0

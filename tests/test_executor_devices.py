@@ -129,6 +129,13 @@ def test_slots_can_be_chosen(plug: Plug) -> None:
         local_machine(slots=0)
 
 
+def test_a_gpu_that_has_fallen_off_the_bus_is_left_out(plug: Plug, caplog: pytest.LogCaptureFixture) -> None:
+    """The others keep their numbers."""
+    plug([FakeGpu("GPU-gone", gone=True), A])
+    assert local_machine().devices == (("GPU-aaaa",),)
+    assert [record.message for record in caplog.records] == ["GPU 0 is not used, it cannot be read: GPU is lost"]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

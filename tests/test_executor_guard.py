@@ -20,7 +20,7 @@ from rlsched.executor.journal import fold
 from rlsched.executor.run import run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.model import Member, Share
-from rlsched.scheduler import DevicesLost, DevicesRestored, Scheduler
+from rlsched.scheduler import Arrived, DevicesLost, DevicesRestored, Scheduler
 from rlsched.workflow import Workflow
 
 MEMBER = Member(0, 0)
@@ -240,7 +240,8 @@ def test_a_gpu_that_falls_sick_under_a_task_leaves_the_task_alone(
     with Executor(machine, directory, [sleeps(job, tmp_path) for job in workload]) as executor:
 
         def fall_sick(now: float, what: object) -> None:
-            a.uncorrected = int(now > 0.05)
+            if isinstance(what, Arrived) and what.job_id == 1:
+                a.uncorrected = 1
 
         schedule = Scheduler(executor, fall_sick).run(first_fit)
     directory.close()

@@ -30,7 +30,7 @@ BELOW = {
     "contention": "model",
     "simulator": "scheduler contention",
     "workflow": "pool document",
-    "executor": "simulator workflow progress",
+    "executor": "simulator workflow progress textfile",
     "textfile": "",
     "fitting": "pool",
     "workloadfile": "scenariofile fitting textfile",

@@ -14,8 +14,9 @@ from rlsched.executor.claim import boot_id, forbid, read_claim
 from rlsched.executor.devices import Machine
 from rlsched.executor.history import Attempt, Ending
 from rlsched.executor.paths import AttemptPaths
-from rlsched.executor.process import Process, collect, move_failed
+from rlsched.executor.process import Exit, Process, collect, move_failed
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.usage import Usage
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Mode, Share
@@ -58,10 +59,10 @@ def settle(work: Work, directory: RunDirectory) -> dict[str, Process]:
         if attempt.boot == boot_id() and not forbid(paths.claim) and (process := Process.find(paths)):
             live[name] = process
             continue
-        verdict, ended = _verdict_on(attempt, current, paths)
+        verdict, end = _verdict_on(attempt, current, paths)
         if current is not None and verdict.ending is not Ending.FINISHED:
             move_failed(current.outputs, work.folder, paths)
-        _record(directory, name, attempt, verdict, ended)
+        _record(directory, name, attempt, verdict, end)
     return live
 
 
@@ -132,24 +133,23 @@ def _stop(obsolete: Mapping[str, Process], directory: RunDirectory) -> None:
         poll.poll()
         end = process.wait()
         verdict = Verdict(Ending.INTERRUPTED, _CHANGED)
-        _record(directory, name, directory.history.attempts[name], verdict, None if end is None else end.time)
+        _record(directory, name, directory.history.attempts[name], verdict, end)
 
 
-def _verdict_on(attempt: Attempt, unit: Unit | None, paths: AttemptPaths) -> tuple[Verdict, float | None]:
-    """How an attempt ended whose launcher is gone, and when; `unit` is None if its result is of no use."""
+def _verdict_on(attempt: Attempt, unit: Unit | None, paths: AttemptPaths) -> tuple[Verdict, Exit | None]:
+    """How an attempt ended whose launcher is gone; `unit` is None if its result is of no use."""
     if attempt.boot != boot_id():  # what had not been recorded may be only half on the disk
         return Verdict(Ending.INTERRUPTED, "the machine was started anew"), None
     claim = read_claim(paths.claim)
     if claim is not None and claim.pid is None:
         return Verdict(Ending.INTERRUPTED, "it had not begun when its driver was killed"), None
     end = collect(paths)
-    ended = None if end is None else end.time
     if unit is None:
-        return Verdict(Ending.INTERRUPTED, _CHANGED), ended
-    return judge(unit, end, paths, stopping=paths.preempt.exists()), ended
+        return Verdict(Ending.INTERRUPTED, _CHANGED), end
+    return judge(unit, end, paths, stopping=paths.preempt.exists()), end
 
 
-def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdict, ended: float | None) -> None:
+def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdict, end: Exit | None) -> None:
     directory.append(
         "end",
         unit=unit,
@@ -157,7 +157,9 @@ def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdi
         ending=verdict.ending,
         cause=verdict.cause,
         reason=verdict.reason,
-        ended=ended,
+        ended=end and end.time,
+        began=end and end.began,
+        usage=Usage(cpu=None if end is None else end.cpu).as_record(),
     )
 
 

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlsched import progress
@@ -21,10 +21,12 @@ from rlsched.executor.guard import Guard
 from rlsched.executor.handover import Devices, beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import JournalError
+from rlsched.executor.monitor import Monitor
 from rlsched.executor.process import Exit, Process, move_failed
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
 from rlsched.executor.starter import Launch, NotStartedError, Stopping
+from rlsched.executor.usage import Usage
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit, Work
@@ -75,6 +77,7 @@ class Executor:
         works: what to run; each arrives at its job's release, seconds after the start.
         grace: seconds that a task has from when it is asked to stop, unless it has its own; see `launcher.Supervisor`.
         adopted: units that run already, by name.
+        monitor: is told what runs; closed by whoever has made it.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Executor:
         works: Iterable[Work],
         grace: float = GRACE,
         adopted: Mapping[str, Adopted] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self.cluster = machine.cluster
         self._machine = machine
@@ -101,6 +105,7 @@ class Executor:
         self._starters = Starters(directory.path / FORKSERVER_LOG)
         self._devices = Devices()
         self._guard = Guard(machine, self._note_device)
+        self._monitor = monitor
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -150,6 +155,7 @@ class Executor:
         devices = tuple(self._machine.held(allocation.shares))
         ends = (attempts[name].end for name in (*unit.needs, unit.name) if name in attempts)
         ready = max((end for end in ends if end is not None), default=0.0)
+        folder = self._directory.checkpoint(unit.name, checkpoint)
         record = self._directory.append(
             "start",
             at=self.now,
@@ -157,11 +163,11 @@ class Executor:
             attempt=attempt,
             digest=unit.digest,
             checkpoint=checkpoint,
+            resumed=folder.exists(),
             mode=allocation.mode,
             devices=devices,
             free=self._devices.free_since(devices, max(ready, self._began + work.job.release)),
         )
-        folder = self._directory.checkpoint(unit.name, checkpoint)
         launch = Launch(
             unit.argv,
             self._directory.attempt(unit.name, attempt),
@@ -289,13 +295,16 @@ class Executor:
                 devices, stopping = attempt.devices, adopted.process.was_asked_to_stop
                 self._guard.hold(devices)
                 running = _Running(unit, attempt.number, devices, work.folder, folder, adopted.process, 1.0, stopping)
-                self._enter(member, running)
+                self._enter(member, running, adopted=True)
                 age = max(0.0, time.time() - attempt.start)
                 expected = work.job.tasks[index].modes[adopted.mode].duration - age
                 yield Allocation(member, adopted.mode, adopted.shares), self.now + expected
 
-    def _enter(self, member: Member, running: _Running) -> None:
+    def _enter(self, member: Member, running: _Running, adopted: bool = False) -> None:
         self._running[member] = running
+        if self._monitor is not None:
+            claim = running.process.paths.claim
+            self._monitor.started(running.unit.name, running.attempt, claim, running.devices, adopted)
         self._selector.register(running.process, selectors.EVENT_READ, member)
 
     def _ends(self, timeout: float | None, stopped: Ending = Ending.PREEMPTED) -> list[Event]:
@@ -317,7 +326,8 @@ class Executor:
             move_failed(running.unit.outputs, running.folder, paths)
             with suppress(OSError):  # it is not empty: the task has left a checkpoint
                 running.checkpoint.rmdir()
-        self._record_end(running.unit, running.attempt, verdict, end)
+        usage = Usage() if self._monitor is None else self._monitor.ended(running.unit.name)
+        self._record_end(running.unit, running.attempt, verdict, end, usage)
         self._devices.give_back(running.devices, time.time() if end is None else end.time)
         match verdict:
             case Verdict(Ending.FINISHED):
@@ -331,7 +341,10 @@ class Executor:
         """Journal that a device is not handed out, or, without a reason, that it is again."""
         self._directory.append("device", at=self.now, device=device, reason=reason)
 
-    def _record_end(self, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None) -> None:
+    def _record_end(
+        self, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None, usage: Usage | None = None
+    ) -> None:
+        usage = replace(usage or Usage(), cpu=None if end is None else end.cpu)
         self._directory.append(
             "end",
             at=self.now,
@@ -346,6 +359,7 @@ class Executor:
             code=end and end.code,
             killed=end and end.killed,
             strays=end and end.strays,
+            usage=usage.as_record(),
         )
 
     def _left_of(self, running: _Running, end: Exit | None) -> float:

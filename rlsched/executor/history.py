@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from rlsched.executor.handover import Beginning
 from rlsched.executor.journal import Record
+from rlsched.executor.usage import Usage
 
 
 class Ending(StrEnum):
@@ -44,6 +45,7 @@ class Attempt:
         handover: seconds from then to its first statement; None: not known, or nothing had run there.
         beginning: how it was begun; None: it still runs, or nobody knows.
         reason: why it failed.
+        usage: what it has taken; None: not known.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Attempt:
     free: float | None = None
     handover: float | None = None
     beginning: Beginning | None = None
+    usage: Usage | None = None
 
 
 class History:
@@ -106,6 +109,7 @@ class History:
                 attempt.ending, attempt.reason = _ENDINGS[record["ending"]], record["reason"]
                 if record.get("beginning") is not None:
                     self._enter_beginning(attempt, _BEGINNINGS[record["beginning"]], record["began"])
+                attempt.usage = Usage.of_record(record.get("usage"))
             case "adopt":
                 self.attempts[record["unit"]].session = self.session
             case "begin":

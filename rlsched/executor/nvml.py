@@ -6,6 +6,7 @@ when a GPU is in trouble; see `rlsched.executor.patience`.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ IDLE_MEMORY = 1.0  # GiB that the driver itself may keep on a GPU that nobody us
 # Xids that tell of an error in the application and not in the GPU, as NVIDIA's device plugin for Kubernetes has them
 # (k8s-device-plugin, internal/rm/health.go).
 _XIDS_OF_APPLICATIONS = frozenset({13, 31, 43, 45, 68, 109})
+
+
+_log = logging.getLogger(__name__)
 
 
 class Gpu(NamedTuple):
@@ -82,12 +86,14 @@ class Nvml:
     def gpus(self) -> list[list[Gpu]]:
         """For each GPU, in NVML's order, what can be handed out: itself, or its instances if it is in MIG mode.
 
+        Nothing of one that is gone, which is a warning.
+
         Raises:
             NvmlError: it cannot be found out.
         """
         with self._errors():
             count = self._nvml.nvmlDeviceGetCount()
-            return [list(self._units(self._nvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)]
+        return [self._units_at(index) for index in range(count)]
 
     def reading(self, uuid: str) -> Reading:
         """How a GPU of `gpus` is doing. Instances share temperature; they tell no utilisation and no power.
@@ -163,6 +169,13 @@ class Nvml:
                     parents = {uuid: self._nvml.nvmlDeviceGetUUID(parent) for uuid, parent in self._parents.items()}
                     found |= {uuid: int(event.eventData) for uuid, parent in parents.items() if parent == gpu}
         return found
+
+    def _units_at(self, index: int) -> list[Gpu]:
+        try:
+            return list(self._units(self._nvml.nvmlDeviceGetHandleByIndex(index)))
+        except self._nvml.NVMLError as error:
+            _log.warning("GPU %d is not used, it cannot be read: %s", index, error)
+            return []
 
     def _units(self, handle: Any) -> Iterator[Gpu]:
         nvml = self._nvml

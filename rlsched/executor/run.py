@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,15 +14,17 @@ from rlsched.executor.adoption import Adopted, adopt, settle
 from rlsched.executor.claim import boot_id
 from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import GRACE, Executor, InterruptedRun
+from rlsched.executor.experience import NOTHING, learn, recall
 from rlsched.executor.journal import JournalError
+from rlsched.executor.monitor import SAMPLE_INTERVAL, Monitor
+from rlsched.executor.prediction import predict
+from rlsched.executor.recording import job_as_record
 from rlsched.executor.resume import done_units, remaining
-from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.rundir import JOURNAL, RunDirectory
 from rlsched.executor.status import RunState, RunStatus, read_status
 from rlsched.executor.work import Work, work_of
-from rlsched.model import Cluster
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Observer, Policy, Scheduler
-from rlsched.simulator import Simulator
 from rlsched.workflow import Workflow, check_feasible, check_sources
 
 _REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -69,6 +71,8 @@ def run_workflow(
     slots: int | None = None,
     observe: Observer | None = None,
     grace: float = GRACE,
+    history: bool = True,
+    sample_interval: float = SAMPLE_INTERVAL,
 ) -> RunResult:
     """Run what is left to run of a workflow, and wait for it. Tasks that a killed driver has left running are adopted.
 
@@ -81,6 +85,8 @@ def run_workflow(
         slots: see `local_machine`.
         observe: see `Scheduler`.
         grace: seconds that a task has between SIGTERM and SIGKILL.
+        history: plan with what earlier runs took instead of the file's hints, see `experience`.
+        sample_interval: seconds between two samples of devices and tasks; 0: take none.
 
     Raises:
         ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use or
@@ -93,12 +99,16 @@ def run_workflow(
     check_feasible(workflow, machine.cluster)
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
+        known = recall(workflow) if history else NOTHING
         work = work_of(workflow)
         live = settle(work, directory)
+        # memory that was not counted when a task started must not keep it from being adopted
+        work, learned = known.applied_to(work, machine.cluster, memory=not live)
         done = done_units(work, directory.history)
         left = remaining(work, done)
         adopted = adopt(live, left, done, directory, machine)
-        predicted = predict_makespan(left, machine.cluster, policy)
+        costs = known.calibration.costs(machine.cluster)
+        predicted = 0.0 if left is None else predict([left.job], machine.cluster, policy, costs).end
         directory.append(
             "begin",
             boot=boot_id(),
@@ -109,18 +119,16 @@ def run_workflow(
             units=[unit.name for units in work.units for unit in units],
             kept=sorted(done),
             predicted_makespan=predicted,
+            learned=sorted(learned),
+            job=left and job_as_record(left.job),
+            costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
         )
-        schedule, number = _run(left, machine, directory, policy, observe, grace, adopted)
+        schedule, number = _run(left, machine, directory, policy, observe, grace, adopted, sample_interval)
+        if schedule.runs:
+            learn(workflow, directory.path / JOURNAL, machine.cluster)
         return RunResult(schedule, read_status(directory.path), number)
     finally:
         directory.close()
-
-
-def predict_makespan(work: Work | None, cluster: Cluster, policy: Policy) -> float:
-    """Seconds that the work takes in simulation, if every estimate is right."""
-    if work is None:
-        return 0.0
-    return Scheduler(Simulator(cluster, [work.job])).run(policy).end
 
 
 def _run(
@@ -131,12 +139,14 @@ def _run(
     observe: Observer | None,
     grace: float,
     adopted: Mapping[str, Adopted],
+    sample_interval: float,
 ) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
-    executor = Executor(machine, directory, [] if work is None else [work], grace, adopted)
+    monitor = Monitor(directory.path, machine, sample_interval) if work is not None and sample_interval else None
+    executor = Executor(machine, directory, [] if work is None else [work], grace, adopted, monitor)
     scheduler = Scheduler(executor, observe)
     try:
-        with _signals_to(executor), executor:
+        with _signals_to(executor), executor, closing(monitor) if monitor is not None else nullcontext():
             scheduler.run(policy)
         failed = any(record.failed for record in scheduler.schedule.jobs.values())
         state = RunState.FAILED if failed else RunState.COMPLETED
