@@ -260,6 +260,17 @@ def run(
         Optional[int],  # noqa: UP045
         typer.Option("--slots", min=1, help="CPU slots, where there are no GPUs; default: one a core."),
     ] = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Plan with what tasks took in earlier runs.")
+    ] = True,
+    sample_interval: Annotated[
+        float,
+        typer.Option("--sample-interval", min=0, help="Seconds between two samples of devices and tasks; 0: none."),
+    ] = 2.0,
+    metrics_port: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--metrics-port", min=0, help="Serve metrics for Prometheus on this port of 127.0.0.1; 0: any."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a workflow on this machine: GPUs if there are any, CPU slots otherwise.
@@ -271,10 +282,12 @@ def run(
       rlsched run experiments/workflows/digits.yaml --policy sjf
 
       rlsched run flow.yaml --policy runs/het16 --slots 4
+
+      rlsched run flow.yaml --metrics-port 9180 --sample-interval 10
     """
     from rlsched.cli.run import run as command
 
-    command(workflow, policy, run_dir, slots, json)
+    command(workflow, policy, run_dir, slots, history, sample_interval, metrics_port, json)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from rlsched import progress
 from rlsched.executor.adoption import Adopted
 from rlsched.executor.call import BEGUN
 from rlsched.executor.devices import Machine
-from rlsched.executor.guard import Guard
+from rlsched.executor.guard import Guard, Reason
 from rlsched.executor.handover import Devices, beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import JournalError
@@ -120,6 +120,11 @@ class Executor:
             self._let_go()
         else:
             self.close()
+
+    @property
+    def out_of_service(self) -> Mapping[str, Reason]:
+        """The devices that are not handed out now, by id."""
+        return self._guard.out
 
     @property
     def now(self) -> float:

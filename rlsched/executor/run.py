@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from rlsched.executor.adoption import Adopted, adopt, settle
+from rlsched.executor.adoption import adopt, settle
 from rlsched.executor.claim import boot_id
 from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import GRACE, Executor, InterruptedRun
@@ -22,10 +24,13 @@ from rlsched.executor.recording import job_as_record
 from rlsched.executor.resume import done_units, remaining
 from rlsched.executor.rundir import JOURNAL, RunDirectory
 from rlsched.executor.status import RunState, RunStatus, read_status
-from rlsched.executor.work import Work, work_of
+from rlsched.executor.work import work_of
 from rlsched.schedule import Schedule
-from rlsched.scheduler import Observer, Policy, Scheduler
+from rlsched.scheduler import Decision, Event, Observer, Policy, Scheduler
 from rlsched.workflow import Workflow, check_feasible, check_sources
+
+if TYPE_CHECKING:
+    from rlsched.executor.metrics import Metrics, MetricsServer  # only where they are asked for: prometheus-client
 
 _REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -73,6 +78,7 @@ def run_workflow(
     grace: float = GRACE,
     history: bool = True,
     sample_interval: float = SAMPLE_INTERVAL,
+    metrics: MetricsServer | None = None,
 ) -> RunResult:
     """Run what is left to run of a workflow, and wait for it. Tasks that a killed driver has left running are adopted.
 
@@ -87,6 +93,7 @@ def run_workflow(
         grace: seconds that a task has between SIGTERM and SIGKILL.
         history: plan with what earlier runs took instead of the file's hints, see `experience`.
         sample_interval: seconds between two samples of devices and tasks; 0: take none.
+        metrics: shows how it goes to Prometheus.
 
     Raises:
         ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use or
@@ -123,7 +130,18 @@ def run_workflow(
             job=left and job_as_record(left.job),
             costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
         )
-        schedule, number = _run(left, machine, directory, policy, observe, grace, adopted, sample_interval)
+        monitor = Monitor(directory.path, machine, sample_interval) if left is not None and sample_interval else None
+        with closing(monitor) if monitor is not None else nullcontext():
+            executor = Executor(machine, directory, [] if left is None else [left], grace, adopted, monitor)
+            observers = [] if observe is None else [observe]
+            shown = None if metrics is None else _metrics(metrics, machine, executor, monitor, directory)
+            if shown is not None:
+                observers.append(shown)
+            scheduler = Scheduler(executor, partial(_tell, observers) if observers else None)
+            if shown is not None:
+                shown.watch(scheduler)
+            number = _run(scheduler, executor, directory, policy)
+        schedule = scheduler.schedule
         if schedule.runs:
             learn(workflow, directory.path / JOURNAL, machine.cluster)
         return RunResult(schedule, read_status(directory.path), number)
@@ -131,22 +149,11 @@ def run_workflow(
         directory.close()
 
 
-def _run(
-    work: Work | None,
-    machine: Machine,
-    directory: RunDirectory,
-    policy: Policy,
-    observe: Observer | None,
-    grace: float,
-    adopted: Mapping[str, Adopted],
-    sample_interval: float,
-) -> tuple[Schedule, int | None]:
+def _run(scheduler: Scheduler, executor: Executor, directory: RunDirectory, policy: Policy) -> int | None:
+    """Run to the end; returns the signal that has ended it before."""
     number, state, reason = None, RunState.INTERRUPTED, ""
-    monitor = Monitor(directory.path, machine, sample_interval) if work is not None and sample_interval else None
-    executor = Executor(machine, directory, [] if work is None else [work], grace, adopted, monitor)
-    scheduler = Scheduler(executor, observe)
     try:
-        with _signals_to(executor), executor, closing(monitor) if monitor is not None else nullcontext():
+        with _signals_to(executor), executor:
             scheduler.run(policy)
         failed = any(record.failed for record in scheduler.schedule.jobs.values())
         state = RunState.FAILED if failed else RunState.COMPLETED
@@ -158,7 +165,26 @@ def _run(
         directory.append("close", state=state, reason=f"{type(error).__name__}: {error}", makespan=executor.now)
         raise
     directory.append("close", state=state, reason=reason, makespan=executor.now)
-    return scheduler.schedule, number
+    return number
+
+
+def _metrics(
+    server: MetricsServer, machine: Machine, executor: Executor, monitor: Monitor | None, directory: RunDirectory
+) -> Metrics:
+    from rlsched.executor.metrics import Metrics
+
+    return Metrics(
+        server.registry,
+        machine,
+        executor.out_of_service,
+        lambda: None if monitor is None else monitor.latest,
+        lambda: directory.journal_errors,
+    )
+
+
+def _tell(observers: Sequence[Observer], now: float, what: Event | Decision) -> None:
+    for observe in observers:
+        observe(now, what)
 
 
 def _description(machine: Machine) -> list[dict[str, object]]:
