@@ -189,6 +189,13 @@ def simulate(
         Optional[Path],  # noqa: UP045
         typer.Option("--trace", help="Write a trace for ui.perfetto.dev or chrome://tracing."),
     ] = None,
+    slots: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--slots", min=1, help="For a workflow: CPU slots as `rlsched run --slots` has them."),
+    ] = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="For a workflow: predict with what earlier runs took.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Simulate one workload under a policy, or predict how long a workflow will take.
@@ -197,11 +204,11 @@ def simulate(
 
       rlsched simulate het16 --policy srpt --seed 7 --events events.jsonl --trace trace.json
 
-      rlsched simulate experiments/workflows/news.yaml --policy critical-path
+      rlsched simulate experiments/workflows/news.yaml --policy critical-path --slots 2
     """
     from rlsched.cli.simulate import simulate as command
 
-    command(what, policy, cluster, seed, events, trace, json)
+    command(what, policy, cluster, seed, events, trace, slots, history, json)
 
 
 @app.command("import", epilog="FORMAT is tpch, gavel, philly, openb, wfformat, psplib or swf; see docs/workloads.md.")
@@ -294,6 +301,23 @@ def run(
 def status(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
     """Show what has become of a run's tasks."""
     from rlsched.cli.run import status as command
+
+    command(run_dir, json)
+
+
+@app.command()
+def replay(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
+    """Re-enact a real run in the simulator, and say how far the two are apart.
+
+    Twice: with the estimates that were known before the run, and with what each task has really taken.
+
+    Examples:
+
+      rlsched replay experiments/workflows/runs/digits
+
+      rlsched replay runs/news --json | jq .measured.makespan_error
+    """
+    from rlsched.cli.replay import replay as command
 
     command(run_dir, json)
 

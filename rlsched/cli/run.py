@@ -129,7 +129,7 @@ def print_summary(result: RunResult) -> None:
     if current.handovers:
         console.print(_handovers(current))
     if current.learned:
-        console.print(f"estimates: {_among(current)} from earlier runs")
+        console.print(f"estimates: {_among(current)} from earlier runs", markup=False)
     if result.schedule.runs:
         console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
 
