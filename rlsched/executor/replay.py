@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,8 +131,8 @@ def replay(run_dir: Path, policy: Policy | None) -> Replay:
     before = Simulator(cluster, [job], costs=HostCosts(costs["launch_overhead"], tuple(costs["slowdown"])))
     after = Reenactment(cluster, job, run)
 
-    def decide() -> Policy:
-        return _Recorded(run, job) if policy is None else policy
+    def decide(failures: bool) -> Policy:
+        return _Recorded(run, job, failures) if policy is None else copy.deepcopy(policy)
 
     real = run.makespan
     return Replay(
@@ -142,8 +143,8 @@ def replay(run_dir: Path, policy: Policy | None) -> Replay:
         tasks=len(run.begin["units"]) - len(run.begin["kept"]),
         makespan=real,
         mean_jct=real - job.release,
-        estimates=_compare(Scheduler(before).run(decide()), real, job),
-        measured=_compare(Scheduler(after).run(decide()), real, job),
+        estimates=_compare(Scheduler(before).run(decide(failures=False)), real, job),
+        measured=_compare(Scheduler(after).run(decide(failures=True)), real, job),
     )
 
 
@@ -189,15 +190,23 @@ class Reenactment(Simulator):
 
 
 class _Recorded:
-    """Starts what the run has started, in its order and modes; where, is left to best fit."""
+    """Starts what the run has started, in its order and modes; where, is left to best fit.
 
-    def __init__(self, run: RecordedRun, job: Job) -> None:
+    Args:
+        failures: members fail as they did, and are started again after that.
+    """
+
+    def __init__(self, run: RecordedRun, job: Job, failures: bool) -> None:
         members = {unit: member for member, unit in _units(job).items()}
-        self._left = deque(
-            (members[start["unit"]], int(start["mode"]))
-            for start in run.starts
-            if not job.tasks[members[start["unit"]].task].cpu_only  # those the scheduler starts itself
-        )
+        failed = {(end["unit"], end["attempt"]) for end in run.ends if end["ending"] == Ending.FAILED}
+        seen: set[str] = set()
+        self._left: deque[tuple[Member, int]] = deque()
+        for start in run.starts:
+            unit, member = start["unit"], members[start["unit"]]
+            again = failures and (unit, start["attempt"] - 1) in failed
+            if (unit not in seen or again) and not job.tasks[member.task].cpu_only:  # those the scheduler starts itself
+                self._left.append((member, int(start["mode"])))
+            seen.add(unit)
 
     def __call__(self, state: State) -> Sequence[Decision]:
         if not self._left:
