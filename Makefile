@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint bench clean
 
 # One thread a process: two busy torch threads on two cores slow each other down many times over.
 export OMP_NUM_THREADS := 1
@@ -41,6 +41,9 @@ lint: install ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install ## measure how fast everything is (about an hour; BENCH=--quick: a few minutes)
+	$(BIN)/python -m rlsched.experiments.speed $(BENCH)
 
 clean: ## remove .venv and everything else that is built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

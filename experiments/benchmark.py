@@ -23,6 +23,7 @@ from rlsched.experiments.cells import BenchmarkError, Cell, CellFile, finite
 from rlsched.experiments.playing import Workers, load, play, simulate
 from rlsched.manifest import manifest
 from rlsched.policies.registry import load_policy, policy_names
+from rlsched.policies.shipped import policy_file
 from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
 
@@ -222,7 +223,7 @@ def is_learned(policy: str) -> bool:
     All others are baselines: names, and the files of tuned ones.
     """
     name = policy.partition(":")[0]
-    return name == "auto" or (name not in policy_names() and Path(policy).suffix not in (".yaml", ".yml"))
+    return name == "auto" or (name not in policy_names() and policy_file(name).suffix not in (".yaml", ".yml"))
 
 
 def _first_schedule(policy: str, seed: int) -> tuple[str, Schedule]:

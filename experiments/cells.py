@@ -12,6 +12,7 @@ from typing import Any
 
 import rlsched
 from rlsched.manifest import commit
+from rlsched.policies.shipped import policy_file
 from rlsched.scenario import Scenario
 
 
@@ -118,7 +119,7 @@ def _settings(scenario: Scenario) -> dict[str, Any]:
 
 def digest_of(policy: str) -> str | None:
     """Of the files that a policy consists of; None for a name."""
-    path = Path(policy)
+    path = policy_file(policy if Path(policy).exists() else policy.partition(":")[0])
     if not path.exists():
         return None
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]

@@ -206,6 +206,7 @@ def _run(workflow: Workflow, policy: str, name: str) -> tuple[Path, float]:
     result = run_workflow(workflow, load_policy(policy), run_dir, policy_name=policy, slots=SLOTS)
     if result.exit_code:
         raise RuntimeError(f"{workflow.name} under {policy} has {result.status.state}, see {run_dir}")
+    assert result.status.predicted_makespan is not None
     return run_dir, result.status.predicted_makespan
 
 

@@ -53,7 +53,7 @@ class LinearConfig:
     workloads: int = 6
     training_workloads: int = 240
     validation_workloads: int = 64
-    start: str = "srpt:blocking=false"
+    start: str = "srpt:blocking=none"
     step: float = 0.1
     seed: int = 0
 

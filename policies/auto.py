@@ -11,20 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 from statistics import fmean
 
 from rlsched.generator.generator import Generator
 from rlsched.model import Job
 from rlsched.policies.registry import load_policy
+from rlsched.policies.shipped import shipped_policies
 from rlsched.scenario import Scenario
 from rlsched.scheduler import Decision, Policy, Scheduler, StallError
 from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State
 from rlsched.workloadfile import WorkloadFile
 
-PORTFOLIO = ("srpt", "critical-path:threshold=0.7,blocking=false", "lp")
+PORTFOLIO = ("srpt", "critical-path:threshold=0.7,blocking=none", "lp")
 """What is rehearsed beside the policies that come trained or tuned with rlsched, and those that the user names."""
 
 NOISE = Uncertainty(duration_noise=0.3)
@@ -97,7 +96,7 @@ class AutoPolicy:
         if rehearsals < 1:
             raise ValueError(f"rehearsals is {rehearsals}, expected 1 or more")
         more = [name for name in also.split("+") if name]
-        self._portfolio = list(dict.fromkeys([*more, *_shipped(), *PORTFOLIO]))
+        self._portfolio = list(dict.fromkeys([*more, *shipped_policies(), *PORTFOLIO]))
         for name in more:
             load_policy(name, seed)
         self._seconds, self._rehearsals, self._seed = seconds, rehearsals, seed
@@ -204,9 +203,3 @@ def _arrive_by_and_by(scenario: Scenario) -> bool:
     if isinstance(source, Generator):
         return source.mean_gap > 0
     return isinstance(source, WorkloadFile) and source.header.arrivals is not None
-
-
-def _shipped() -> list[str]:
-    """The policies that come with rlsched, trained or tuned."""
-    folder = Path(str(files("rlsched.policies"))) / "pretrained"
-    return sorted(str(file) for file in folder.glob("*") if file.suffix in (".safetensors", ".yaml"))

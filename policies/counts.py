@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
+from rlsched.policies.knapsack import Knapsack
 from rlsched.policies.ladders import Ladder, PerTask, Rung, ladders
 from rlsched.policies.options import look_up
 from rlsched.state import State, TaskState
@@ -30,23 +31,29 @@ class Menu:
         ladders: the ladders of all tasks in the system.
         kind: what a task needs to start, as a number: of tasks with equal menus either all can start now or none can;
             None where menus change with the state.
+        knapsack, weighted_knapsack: the gangs that the rules of those names choose.
+
+    Args:
+        elastic: what runs can be restarted with another number of GPUs.
 
     Raises:
         ValueError: a rule that does not exist, a threshold outside [0, 1], a stretch below 1.
     """
 
-    def __init__(self, count: str, threshold: float, stretch: float) -> None:
+    def __init__(self, count: str, threshold: float, stretch: float, elastic: bool = False) -> None:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}, expected 0 to 1")
         if not stretch >= 1:
             raise ValueError(f"stretch is {stretch}, expected 1 or more")
         self.threshold = threshold
         self.ladders = PerTask(ladders)
+        self.knapsack = Knapsack(self.ladders, elastic, weighted=False)
+        self.weighted_knapsack = Knapsack(self.ladders, elastic, weighted=True)
         self._rule = look_up(COUNTS, "count rule", count)
         self._stretch = stretch
         self._kinds: dict[tuple[object, ...], int] = {}
         self._read: Callable[[TaskState, State], Courses]
-        if self._rule in (equal_share, water_filling):
+        if self._rule in _CHANGING:
             self._read, self.kind = self._write, None
         else:
             self._read, self.kind = PerTask(self._write), PerTask(self._kind)
@@ -135,6 +142,16 @@ def water_filling(ladder: Ladder, state: State, menu: Menu) -> Rung:
     return _climb(ladder, lowest)
 
 
+def knapsack(ladder: Ladder, state: State, menu: Menu) -> Rung:
+    """The gang in the fastest division of the free GPUs of the type (see `rlsched.policies.knapsack`)."""
+    return menu.knapsack(ladder, state)
+
+
+def weighted_knapsack(ladder: Ladder, state: State, menu: Menu) -> Rung:
+    """The same where the speed of a job counts the more, the less work it has left."""
+    return menu.weighted_knapsack(ladder, state)
+
+
 def _steps(ladder: Ladder) -> Iterator[tuple[float, int]]:
     """For each step up the ladder, how effective its extra GPUs are (those of the smallest gang: 1), and their number.
 
@@ -159,4 +176,7 @@ COUNTS: dict[str, CountRule] = {
     "marginal": marginal,
     "equal-share": equal_share,
     "water-filling": water_filling,
+    "knapsack": knapsack,
+    "weighted-knapsack": weighted_knapsack,
 }
+_CHANGING = (equal_share, water_filling, knapsack, weighted_knapsack)  # with what runs and what is ready

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
-from rlsched.model import Mode
 from rlsched.state import State, TaskState
 
 Value = TypeVar("Value")
@@ -62,21 +61,17 @@ class Ladder(NamedTuple):
 def ladders(task: TaskState, state: State) -> tuple[Ladder, ...]:
     """One ladder for each GPU type that the task has modes for; modes too large for the cluster are on none."""
     modes = task.task.modes
-    if len(modes) == 1:
-        return (Ladder(*_kind(modes[0]), (_rung(0, modes[0]),)),)
     by_kind: dict[tuple[bool, str | None], list[Rung]] = {}
     for number, mode in enumerate(modes):
-        if state.fits_when_empty(mode):
-            by_kind.setdefault(_kind(mode), []).append(_rung(number, mode))
+        if len(modes) == 1 or state.fits_when_empty(mode):
+            gpus = mode.gpus
+            kind = (True, mode.gpu_type) if gpus else (False, None)
+            rung = Rung(number, gpus or sum(mode.resources.values()) or 1, mode.duration)
+            if kind in by_kind:
+                by_kind[kind].append(rung)
+            else:
+                by_kind[kind] = [rung]
     return tuple([Ladder(*kind, _rising(rungs)) for kind, rungs in by_kind.items()])
-
-
-def _kind(mode: Mode) -> tuple[bool, str | None]:
-    return (True, mode.gpu_type) if mode.gpus else (False, None)
-
-
-def _rung(number: int, mode: Mode) -> Rung:
-    return Rung(number, mode.gpus or sum(mode.resources.values()) or 1, mode.duration)
 
 
 _size_and_duration = attrgetter("size", "duration")
@@ -84,6 +79,13 @@ _size_and_duration = attrgetter("size", "duration")
 
 def _rising(rungs: list[Rung]) -> tuple[Rung, ...]:
     """In order of size, without those that are no faster than a smaller one."""
+    size, shortest = 0, math.inf
+    for rung in rungs:
+        if rung.size <= size or rung.duration >= shortest:
+            break
+        size, shortest = rung.size, rung.duration
+    else:
+        return tuple(rungs)  # as they usually stand
     kept: list[Rung] = []
     shortest = math.inf
     for rung in sorted(rungs, key=_size_and_duration):

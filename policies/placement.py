@@ -8,6 +8,7 @@ from dataclasses import replace
 from rlsched.model import Share
 from rlsched.policies.counts import Menu
 from rlsched.policies.ladders import Ladder
+from rlsched.pool import Pool
 from rlsched.state import State, TaskState
 
 Handicap = Callable[[Ladder, State, Menu], float]
@@ -33,28 +34,28 @@ def comparative(ladder: Ladder, state: State, menu: Menu) -> float:
     return losses / members
 
 
-Placement = Callable[[State, TaskState, int], tuple[Share, ...] | None]
-"""Answers a state, a task and the number of a mode with the shares of the gang, or None if it does not fit now."""
+Placement = Callable[[Pool, TaskState, int], tuple[Share, ...] | None]
+"""Answers what is free, a task and the number of a mode with the shares of the gang, or None if it does not fit."""
 
 
-def pack(state: State, task: TaskState, mode: int) -> tuple[Share, ...] | None:
+def pack(pool: Pool, task: TaskState, mode: int) -> tuple[Share, ...] | None:
     """The node with the fewest GPUs to spare, which keeps room together for large gangs."""
-    return state.pool.place(task.task.modes[mode], task.job.id)
+    return pool.place(task.task.modes[mode], task.job.id)
 
 
-def spread(state: State, task: TaskState, mode: int) -> tuple[Share, ...] | None:
+def spread(pool: Pool, task: TaskState, mode: int) -> tuple[Share, ...] | None:
     """The node with the most GPUs to spare, which keeps tasks out of each other's way."""
     wanted, job = task.task.modes[mode], task.job.id
     if wanted.gpus:
         # Best fit for ever smaller gangs finds the node with the most free GPUs first.
-        largest = max(node.gpus for node in state.cluster.nodes)
-        for gpus in range(min(largest, state.pool.free_gpus(wanted.gpu_type)), wanted.gpus, -1):
-            shares = state.pool.place(replace(wanted, gpus=gpus), job)
+        largest = max(node.gpus for node in pool.cluster.nodes)
+        for gpus in range(min(largest, pool.free_gpus(wanted.gpu_type)), wanted.gpus, -1):
+            shares = pool.place(replace(wanted, gpus=gpus), job)
             if shares is not None and len(shares) == 1:
                 node, free = shares[0]
-                warm_first = sorted(free, key=lambda gpu: state.pool.is_cold((Share(node, (gpu,)),), job))
+                warm_first = sorted(free, key=lambda gpu: pool.is_cold((Share(node, (gpu,)),), job))
                 return (Share(node, tuple(sorted(warm_first[: wanted.gpus]))),)
-    return pack(state, task, mode)
+    return pack(pool, task, mode)
 
 
 GPU_TYPES: dict[str, Handicap] = {"fastest": fastest, "comparative": comparative}

@@ -35,14 +35,16 @@ class Ranking:
             return [task for _, _, task in sorted(self._first_of_kinds(state))]
         self._update(state)
         entries: list[Entry] = []
-        for kind in list(self._queues):
-            if (entry := self._front(self._queues[kind])) is None:
-                del self._queues[kind]
+        for kind, queue in tuple(self._queues.items()):
+            while queue and not self._stands(queue[0]):
+                self._drop(heappop(queue))
+            if queue:
+                entries.append(queue[0])
             else:
-                entries.append(entry)
+                del self._queues[kind]
         if len(entries) > 1:
             entries.sort()
-        return [task for _, _, task in entries]
+        return [entry[2] for entry in entries]
 
     def __call__(self, state: State) -> Iterator[TaskState]:
         """The ready tasks in order."""
@@ -65,23 +67,22 @@ class Ranking:
     def _update(self, state: State) -> None:
         if state is not self._state:
             self._begin(state)
-        latest = self._seen
+        seen, self._seen = self._seen, state.changes
         for job in reversed(state.recent.values()):
-            if job.changed <= self._seen:
+            if job.changed <= seen:
                 break
-            latest = max(latest, job.changed)
             if job.ready:
                 self._rank(job, state)
-        self._seen = latest
         if self._queued > 2 * len(state.ready) + 64:
             self._tidy()
 
     def _rank(self, job: JobState, state: State) -> None:
+        order, current = self._order, self._current
         for task in job.ready.values():
-            key, number = self._order(task, state), task.ready_number
-            known = self._current.get(number)
+            key, number = order(task, state), task.ready_number
+            known = current.get(number)
             if known is None or known[0] != key:
-                self._current[number] = entry = (key, number, task)
+                current[number] = entry = (key, number, task)
                 kind = None if self._kind is None else self._kind(task, state)
                 if (queue := self._queues.get(kind)) is None:
                     queue = self._queues[kind] = []
@@ -92,13 +93,6 @@ class Ranking:
         """True if the task waits still, and at this place."""
         _, number, task = entry
         return task.status is Status.READY and self._current.get(number) is entry and task.ready_number == number
-
-    def _front(self, queue: list[Entry]) -> Entry | None:
-        while queue:
-            if self._stands(entry := queue[0]):
-                return entry
-            self._drop(heappop(queue))
-        return None
 
     def _drop(self, entry: Entry) -> None:
         self._queued -= 1

@@ -9,9 +9,11 @@ from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsched.policies import advantage, attained, troublesome  # noqa: F401 - they register orders
 from rlsched.policies.greedy import GreedyPolicy
 from rlsched.policies.options import Option, options_of, parse, suggest
 from rlsched.policies.orders import ORDERS, Order
+from rlsched.policies.shipped import policy_file
 
 if TYPE_CHECKING:
     from rlsched.scheduler import Policy
@@ -20,6 +22,12 @@ _OTHERS = {
     "auto": "rlsched.policies.auto:AutoPolicy",
     "cp-sat": "rlsched.policies.exact:ExactPolicy",
     "ga": "rlsched.policies.genetic:GeneticPolicy",
+    "gavel-fifo": "rlsched.policies.gavel:FirstComeFirstServed",
+    "gavel-ftf": "rlsched.policies.gavel:FinishTimeFairness",
+    "gavel-makespan": "rlsched.policies.gavel:Makespan",
+    "gavel-max-min": "rlsched.policies.gavel:MaxMinFairness",
+    "gavel-sjf": "rlsched.policies.gavel:ShortestFirst",
+    "gavel-throughput": "rlsched.policies.gavel:TotalThroughput",
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
 }
@@ -37,15 +45,17 @@ def describe() -> dict[str, str]:
 
 def options(name: str) -> dict[str, Option]:
     """Every option that a named policy has, those of all greedy policies among them, and its default."""
-    return (options_of(GreedyPolicy) if name in ORDERS else {}) | options_of(_own(name))
+    own = _own(name)
+    return (_common(own) if name in ORDERS else {}) | options_of(own)
 
 
 def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     """A new policy, with a memory of its own: load one for each run.
 
     Args:
-        name_or_path: a name (`srpt`), a name with options (`srpt:count=marginal,threshold=0.5,blocking=false`), or
+        name_or_path: a name (`srpt`), a name with options (`srpt:count=marginal,threshold=0.5,blocking=none`), or
             the .safetensors file of a trained policy or the folder that holds one, or the YAML file of a tuned one.
+            `pretrained/NAME` is one that comes with rlsched. Trained ones have options too: `runs/x:temperature=0.5`.
         seed: of its randomness, for policies that have some.
 
     Raises:
@@ -55,7 +65,7 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     name, _, options = text.partition(":")
     if name in ORDERS or name in _OTHERS:
         return _build(name, options, seed)
-    path = Path(text)
+    path = policy_file(text if Path(text).exists() else name)
     if path.suffix in (".yaml", ".yml"):
         from rlsched.policies.tuned import read_tuned
 
@@ -68,13 +78,14 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     if path.suffix == ".safetensors" or len(path.parts) > 1 or path.is_dir():
         from rlsched.policies.learned import load_learned
 
-        return load_learned(path, seed=seed)
+        given: dict[str, Any] = {"seed": seed} | parse(options, options_of(load_learned), str(path))
+        return load_learned(path, **given)
     raise ValueError(f"unknown policy {name!r}; {suggest(name, policy_names())} (or the path of a trained policy)")
 
 
 def _build(name: str, text: str, seed: int) -> Policy:
     own = _own(name)
-    mine, common = options_of(own), options_of(GreedyPolicy) if name in ORDERS else {}
+    mine, common = options_of(own), _common(own) if name in ORDERS else {}
     given: dict[str, Any] = parse(text, common | mine, name)
     if "seed" in mine:
         given = {"seed": seed} | given
@@ -84,10 +95,16 @@ def _build(name: str, text: str, seed: int) -> Policy:
             policy: Policy = build()
             return policy
         order: Order = build() if inspect.isclass(own) else build
-        return GreedyPolicy(order, **{option: value for option, value in given.items() if option in common})
+        return GreedyPolicy(order, **{option: given.get(option, default) for option, default in common.items()})
     except ValueError as error:
         error.args = (f"policy {name!r}: {error}",)
         raise
+
+
+def _common(own: Callable[..., Any]) -> dict[str, Option]:
+    """The options of all greedy policies, with the defaults that an order sees fit."""
+    family: dict[str, Option] = own.family  # type: ignore[attr-defined]
+    return options_of(GreedyPolicy) | family
 
 
 def _own(name: str) -> Callable[..., Any]:
@@ -100,6 +117,7 @@ def _own(name: str) -> Callable[..., Any]:
 
 
 def _sentence(documented: Callable[..., object]) -> str:
+    own = options_of(documented) | getattr(documented, "family", {})
     first = (inspect.getdoc(documented) or "").partition("\n")[0]
-    options = ", ".join(f"{option}={value}" for option, value in options_of(documented).items())
+    options = ", ".join(f"{option}={value}" for option, value in own.items())
     return f"{first} Options: {options}." if options else first

@@ -152,7 +152,7 @@ class Task:
         return all(count <= self.retries.get(cause, 0) for cause, count in failures.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One submitted DAG of tasks (a workflow instance).
 
@@ -165,6 +165,11 @@ class Job:
         successors: for each task, the indices of the tasks that need it (derived).
         needs_left: for each task, how many tasks it needs (derived).
         topological: task indices in an order that respects the edges: as they stand, if that is one (derived).
+        upward_ranks: seconds from each task's start to the job's end along the longest path, every task in its fastest
+            mode: HEFT's upward rank without communication cost (Topcuoglu et al., IEEE TPDS 2002, eq. 4) (derived).
+        critical_path: seconds the job takes on an empty, unlimited cluster by its estimates (derived).
+        task_work: `least_work` of each task, GPU-seconds (derived).
+        least_work: GPU-seconds of the whole job, every task in its most efficient mode (derived).
         derived: room for what others compute from the job once and for all (a job never changes).
 
     Raises:
@@ -179,6 +184,10 @@ class Job:
     successors: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
     needs_left: tuple[int, ...] = field(init=False, repr=False, compare=False)
     topological: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    upward_ranks: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    critical_path: float = field(init=False, repr=False, compare=False)
+    task_work: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    least_work: float = field(init=False, repr=False, compare=False)
     derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,6 +199,7 @@ class Job:
             raise ValueError(f"job {self.name!r}: weight is {self.weight}, expected above 0")
         if not (self.deadline is None or self.deadline >= self.release):
             raise ValueError(f"job {self.name!r}: the deadline is before the release")
+        tasks = self.tasks
         predecessors = self._predecessors()
         successors: list[list[int]] = [[] for _ in predecessors]
         in_order = True
@@ -201,6 +211,15 @@ class Job:
         object.__setattr__(self, "successors", tuple(map(tuple, successors)))
         object.__setattr__(self, "needs_left", tuple(map(len, predecessors)))
         object.__setattr__(self, "topological", order)
+        ranks = [task.shortest for task in tasks]
+        for i in reversed(order):
+            if successors[i]:
+                ranks[i] += max([ranks[s] for s in successors[i]])
+        object.__setattr__(self, "upward_ranks", tuple(ranks))
+        object.__setattr__(self, "critical_path", max(ranks))
+        work = tuple([task.least_work for task in tasks])
+        object.__setattr__(self, "task_work", work)
+        object.__setattr__(self, "least_work", sum(work))
 
     def _predecessors(self) -> list[list[int]]:
         """For each task, the indices of the tasks that it needs."""
@@ -219,33 +238,6 @@ class Job:
         except CycleError as error:
             cycle = " -> ".join(self.tasks[i].name for i in error.args[1])
             raise ValueError(f"job {self.name!r}: the needs form a cycle: {cycle}") from None
-
-    @cached_property
-    def upward_ranks(self) -> tuple[float, ...]:
-        """Seconds from each task's start to the job's end along the longest path, every task in its fastest mode.
-
-        HEFT's upward rank without communication cost (Topcuoglu et al., IEEE TPDS 2002, eq. 4).
-        """
-        ranks = [0.0] * len(self.tasks)
-        for i in reversed(self.topological):
-            successors = self.successors[i]
-            ranks[i] = self.tasks[i].shortest + (max([ranks[s] for s in successors]) if successors else 0.0)
-        return tuple(ranks)
-
-    @cached_property
-    def critical_path(self) -> float:
-        """Seconds the job takes on an empty, unlimited cluster by its estimates."""
-        return max(self.upward_ranks)
-
-    @cached_property
-    def task_work(self) -> tuple[float, ...]:
-        """`least_work` of each task, GPU-seconds."""
-        return tuple(task.least_work for task in self.tasks)
-
-    @cached_property
-    def least_work(self) -> float:
-        """GPU-seconds of the whole job, every task in its most efficient mode."""
-        return sum([task.least_work for task in self.tasks])
 
 
 @dataclass(frozen=True, slots=True)

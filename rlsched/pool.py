@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 from rlsched.model import Cluster, Mode, Share
 
 GIB = 2**30
+
+
+class _Kind:
+    """The nodes with GPUs of one type, by how many they have free.
+
+    Attributes:
+        free: GPUs of the type on nodes that are up.
+        by_free: number of free GPUs -> the nodes that have exactly that many (a dict, as a set that keeps its order).
+    """
+
+    __slots__ = ("by_free", "free")
+
+    def __init__(self, largest: int) -> None:
+        self.free = 0
+        self.by_free: list[dict[int, None]] = [{} for _ in range(largest + 1)]
+
+    def copy(self) -> _Kind:
+        twin = _Kind(0)
+        twin.free, twin.by_free = self.free, [nodes.copy() for nodes in self.by_free]
+        return twin
 
 
 class Pool:
@@ -26,18 +47,25 @@ class Pool:
         self._memory = [int(node.memory * GIB) for node in cluster.nodes]  # whole bytes: sums of floats would drift
         self._resources = [dict(node.resources) for node in cluster.nodes]
         self._last_job: list[list[int | None]] = [[None] * node.gpus for node in cluster.nodes]
-        largest: dict[str, int] = {}
-        for spec in cluster.nodes:
-            if spec.gpus:
-                largest[spec.gpu_type] = max(spec.gpus, largest.get(spec.gpu_type, 0))
-        # type -> number of free GPUs -> the nodes that have exactly that many (a dict, as a set that keeps its order)
-        self._by_free: dict[str, list[dict[int, None]]] = {
-            gpu_type: [{} for _ in range(most + 1)] for gpu_type, most in largest.items()
-        }
-        self._free = dict.fromkeys(cluster.gpu_types, 0)
-        self._free_in_all = 0
-        for index in range(len(cluster.nodes)):
-            self._enter(index)
+        self._kinds = {t: _Kind(max(n.gpus for n in cluster.nodes if n.gpu_type == t)) for t in cluster.gpu_types}
+        self._free = 0
+        self._kind_of = [self._kinds[node.gpu_type] if node.gpus else None for node in cluster.nodes]
+        for node, kind in enumerate(self._kind_of):
+            if kind is not None:
+                self._enter(node, kind)
+
+    def copy(self) -> Pool:
+        """Another pool in the same condition, to try out what would happen if."""
+        twin = copy.copy(self)
+        twin.up, twin._cpus, twin._memory = self.up.copy(), self._cpus.copy(), self._memory.copy()
+        twin._gpus = [gpus.copy() for gpus in self._gpus]
+        twin._out = [gpus.copy() for gpus in self._out]
+        twin._idle_out = [gpus.copy() for gpus in self._idle_out]
+        twin._resources = [resources.copy() for resources in self._resources]
+        twin._last_job = [jobs.copy() for jobs in self._last_job]
+        twin._kinds = {gpu_type: kind.copy() for gpu_type, kind in self._kinds.items()}
+        twin._kind_of = [twin._kinds[node.gpu_type] if node.gpus else None for node in self.cluster.nodes]
+        return twin
 
     @property
     def whole(self) -> bool:
@@ -46,7 +74,9 @@ class Pool:
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
-        return self._free_in_all if gpu_type is None else self._free.get(gpu_type, 0)
+        if gpu_type is None:
+            return self._free
+        return self._kinds[gpu_type].free if gpu_type in self._kinds else 0
 
     def free_on(self, node: int) -> int:
         """Free GPUs of one node."""
@@ -75,16 +105,19 @@ class Pool:
         """
         gpus = mode.gpus
         if not gpus:
-            node = next((i for i in range(len(self.up)) if self._has(i, mode)), None)
-            return None if node is None else (Share(node, ()),)
+            for index in range(len(self.up)):
+                if self._has(index, mode):
+                    return (Share(index, ()),)
+            return None
         for gpu_type in self.cluster.gpu_types if mode.gpu_type is None else (mode.gpu_type,):
-            if self._free.get(gpu_type, 0) >= gpus:
-                by_free = self._by_free[gpu_type]
-                if gpus >= len(by_free):
-                    if nodes := self._whole_nodes(mode, gpu_type):
-                        return tuple([Share(node, self._pick(node, count, job)) for node, count in nodes])
-                elif (node := self._best_fit(mode, by_free)) is not None:
-                    return (Share(node, self._pick(node, gpus, job)),)
+            kind = self._kinds.get(gpu_type)
+            if kind is None or kind.free < gpus:
+                continue
+            if gpus >= len(kind.by_free):
+                if nodes := self._whole_nodes(mode, kind):
+                    return tuple([Share(node, self._pick(node, count, job)) for node, count in nodes])
+            elif (node := self._best_fit(mode, kind)) is not None:
+                return (Share(node, self._pick(node, gpus, job)),)
         return None
 
     def suits(self, shares: Sequence[Share], mode: Mode) -> bool:
@@ -113,30 +146,43 @@ class Pool:
         cold = False
         for node, gpus in shares:
             free, last = self._gpus[node], self._last_job[node]
-            before = len(free)
             for gpu in gpus:
                 free.remove(gpu)
                 if last[gpu] != job:
                     last[gpu] = job
                     cold = True
-            self._move(node, before, len(free))
-        self._change(shares, mode, 1)
+            self._recount(node, -len(gpus))
+        if mode.cpus or mode.memory or mode.resources:
+            self._change(shares, mode, 1)
         return cold
 
     def give(self, shares: Sequence[Share], mode: Mode) -> None:
         """Take the devices of a finished or stopped gang back."""
         for node, gpus in shares:
             free = self._gpus[node]
-            before = len(free)
-            free += self._in_service(node, gpus) if self._out[node] else gpus
+            returned = self._in_service(node, gpus) if self._out[node] else gpus
+            free += returned
             free.sort()
-            self._move(node, before, len(free))
-        self._change(shares, mode, -1)
+            self._recount(node, len(returned))
+        if mode.cpus or mode.memory or mode.resources:
+            self._change(shares, mode, -1)
+
+    def withhold(self, shares: Sequence[Share], mode: Mode) -> None:
+        """Set aside what a gang will take; unlike in `take`, others may still hold it, and then it is owed."""
+        for node, gpus in shares:
+            before = len(self._gpus[node])
+            self._gpus[node] = [gpu for gpu in self._gpus[node] if gpu not in gpus]
+            self._recount(node, len(self._gpus[node]) - before)
+        self._change(shares, mode, 1)
 
     def lose(self, node: int) -> None:
         """Take a node out of service; what it still holds is given back as usual. Its devices are cold afterwards."""
         if self.up[node]:
-            self._leave(node)
+            if (kind := self._kind_of[node]) is not None:
+                free = len(self._gpus[node])
+                del kind.by_free[free][node]
+                kind.free -= free
+                self._free -= free
             self.up[node] = False
             self._last_job[node] = [None] * len(self._last_job[node])
 
@@ -144,7 +190,8 @@ class Pool:
         """Put a lost node back into service."""
         if not self.up[node]:
             self.up[node] = True
-            self._enter(node)
+            if (kind := self._kind_of[node]) is not None:
+                self._enter(node, kind)
 
     def withdraw(self, node: int, gpus: Sequence[int]) -> None:
         """Take GPUs out of service; whoever holds one keeps it, and it is not handed out again after that."""
@@ -153,7 +200,7 @@ class Pool:
         out.update(gpus)
         self._idle_out[node].update(out.intersection(free))
         free[:] = [gpu for gpu in free if gpu not in out]
-        self._move(node, before, len(free))
+        self._recount(node, len(free) - before)
 
     def reinstate(self, node: int, gpus: Sequence[int]) -> None:
         """Put withdrawn GPUs back into service."""
@@ -163,52 +210,41 @@ class Pool:
         free += self._idle_out[node].intersection(gpus)
         free.sort()
         self._idle_out[node].difference_update(gpus)
-        self._move(node, before, len(free))
+        self._recount(node, len(free) - before)
 
-    def _in_service(self, node: int, gpus: Sequence[int]) -> list[int]:
+    def _in_service(self, node: int, gpus: Sequence[int]) -> Sequence[int]:
         """Those of the GPUs, which nobody holds any more, that have not been withdrawn."""
         self._idle_out[node].update(self._out[node].intersection(gpus))
         return [gpu for gpu in gpus if gpu not in self._out[node]]
 
-    def _enter(self, node: int) -> None:
-        """Enter a node that is up in the index of free GPUs."""
-        spec, free = self.cluster.nodes[node], len(self._gpus[node])
-        if spec.gpus:
-            self._free[spec.gpu_type] += free
-            self._free_in_all += free
-            self._by_free[spec.gpu_type][free][node] = None
+    def _enter(self, node: int, kind: _Kind) -> None:
+        free = len(self._gpus[node])
+        kind.by_free[free][node] = None
+        kind.free += free
+        self._free += free
 
-    def _leave(self, node: int) -> None:
-        """Take it out again."""
-        spec, free = self.cluster.nodes[node], len(self._gpus[node])
-        if spec.gpus:
-            self._free[spec.gpu_type] -= free
-            self._free_in_all -= free
-            del self._by_free[spec.gpu_type][free][node]
+    def _recount(self, node: int, change: int) -> None:
+        """Enter that a node has so many more free GPUs than it had.
 
-    def _move(self, node: int, before: int, after: int) -> None:
-        """Keep the index up to date: the node has `after` GPUs free, of late `before`.
-
-        Among nodes of as many free GPUs, the one that was used last is the last, even if it was not for its GPUs.
+        Of nodes with as many free GPUs, the one that was used last is the last, even if it was not for its GPUs.
         """
-        spec = self.cluster.nodes[node]
-        if spec.gpus and self.up[node]:
-            self._free[spec.gpu_type] += after - before
-            self._free_in_all += after - before
-            by_free = self._by_free[spec.gpu_type]
-            del by_free[before][node]
-            by_free[after][node] = None
+        kind = self._kind_of[node]
+        if kind is not None and self.up[node]:
+            free = len(self._gpus[node])
+            del kind.by_free[free - change][node]
+            kind.by_free[free][node] = None
+            kind.free += change
+            self._free += change
 
     def _change(self, shares: Sequence[Share], mode: Mode, sign: int) -> None:
         """Take (sign 1) or give back (-1) what a mode takes on each node beside GPUs."""
-        if mode.cpus or mode.memory or mode.resources:
-            cpus, memory = sign * mode.cpus, sign * int(mode.memory * GIB)
-            for node, _ in shares:
-                self._cpus[node] -= cpus
-                self._memory[node] -= memory
-                free = self._resources[node]
-                for name, amount in mode.resources.items():
-                    free[name] = free.get(name, 0) - sign * amount
+        cpus, memory = sign * mode.cpus, sign * int(mode.memory * GIB)
+        for node, _ in shares:
+            self._cpus[node] -= cpus
+            self._memory[node] -= memory
+            free = self._resources[node]
+            for name, amount in mode.resources.items():
+                free[name] = free.get(name, 0) - sign * amount
 
     def _has(self, node: int, mode: Mode) -> bool:
         """Everything but GPUs, and GPU memory, suits the mode."""
@@ -220,16 +256,16 @@ class Pool:
             and (not mode.resources or all(self._resources[node].get(n, 0) >= a for n, a in mode.resources.items()))
         )
 
-    def _best_fit(self, mode: Mode, by_free: list[dict[int, None]]) -> int | None:
-        for count in range(mode.gpus, len(by_free)):
-            for node in by_free[count]:
+    def _best_fit(self, mode: Mode, kind: _Kind) -> int | None:
+        for count in range(mode.gpus, len(kind.by_free)):
+            for node in kind.by_free[count]:
                 if self._has(node, mode):
                     return node
         return None
 
-    def _whole_nodes(self, mode: Mode, gpu_type: str) -> list[tuple[int, int]]:
+    def _whole_nodes(self, mode: Mode, kind: _Kind) -> list[tuple[int, int]]:
         chosen, missing = [], mode.gpus
-        for node in self._entirely_free(gpu_type):
+        for node in self._entirely_free(kind):
             if self._has(node, mode):
                 chosen.append((node, min(missing, len(self._gpus[node]))))
                 missing -= chosen[-1][1]
@@ -237,11 +273,10 @@ class Pool:
                     return chosen
         return []
 
-    def _entirely_free(self, gpu_type: str) -> Iterator[int]:
+    def _entirely_free(self, kind: _Kind) -> Iterator[int]:
         """Nodes without a running gang, largest first."""
-        by_free = self._by_free[gpu_type]
-        for free in range(len(by_free) - 1, 0, -1):
-            yield from (node for node in by_free[free] if self.cluster.nodes[node].gpus == free)
+        for free in range(len(kind.by_free) - 1, 0, -1):
+            yield from (node for node in kind.by_free[free] if self.cluster.nodes[node].gpus == free)
 
     def _pick(self, node: int, count: int, job: int | None) -> tuple[int, ...]:
         free, last = self._gpus[node], self._last_job[node]
@@ -250,16 +285,19 @@ class Pool:
         return tuple(sorted(sorted(free, key=lambda gpu: last[gpu] != job)[:count]))
 
     def _verify(self, shares: Sequence[Share], mode: Mode) -> None:
-        held = len(shares[0].gpus) if len(shares) == 1 else sum(len(share.gpus) for share in shares)
+        held = 0
+        for _, gpus in shares:
+            held += len(gpus)
         if held != mode.gpus:
             raise ValueError(f"the gang holds {held} GPUs, its mode takes {mode.gpus}")
-        if len(shares) != 1 and (not shares or len({share.node for share in shares}) != len(shares)):
+        spans = len(shares) != 1
+        if spans and (not shares or len({share.node for share in shares}) != len(shares)):
             raise ValueError("an allocation needs at least one share, and one share a node at the most")
         for node, gpus in shares:
             if not 0 <= node < len(self.up):
                 raise ValueError(f"there is no node {node}")
             spec, free = self.cluster.nodes[node], self._gpus[node]
-            if len(gpus) > 1 and len(set(gpus)) != len(gpus):
+            if held > 1 and len(set(gpus)) != len(gpus):
                 raise ValueError(f"node {spec.name!r}: a GPU is named twice")
             for gpu in gpus:
                 if gpu in self._out[node]:
@@ -270,7 +308,7 @@ class Pool:
                 raise ValueError(f"node {spec.name!r} has GPUs of type {spec.gpu_type!r}, the mode is for another type")
             if not self._has(node, mode):
                 raise ValueError(f"node {spec.name!r} {self._what_is_missing(node, mode)}")
-        if len(shares) > 1 and mode.gpus and len({self.cluster.nodes[share.node].gpu_type for share in shares}) > 1:
+        if spans and mode.gpus and len({self.cluster.nodes[share.node].gpu_type for share in shares}) > 1:
             raise ValueError("the gang mixes GPU types")
 
     def _what_is_missing(self, node: int, mode: Mode) -> str:

@@ -101,6 +101,13 @@ class DevicesRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody gives a job up: nothing of it starts any more, what runs is asked to stop, and it counts as failed."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class WokeUp:
     """The time has come at which the policy wanted to be asked again."""
 
@@ -115,6 +122,7 @@ Event = (
     | NodeRestored
     | DevicesLost
     | DevicesRestored
+    | Cancelled
     | WokeUp
 )
 
@@ -161,12 +169,16 @@ class Scheduler:
     Args:
         backend: where tasks run.
         observe: called with the time and each event and decision, in order.
+
+    Attributes:
+        paused: nothing is started or preempted any more, and what runs goes on.
     """
 
     def __init__(self, backend: Backend, observe: Observer | None = None) -> None:
         self.backend = backend
         self.state = State(backend.cluster, backend.now)
         self.schedule = Schedule(backend.cluster, end=backend.now)
+        self.paused = False
         self._observe = observe
         self._wake_up = math.inf
 
@@ -183,11 +195,24 @@ class Scheduler:
             ValueError: a decision is infeasible.
         """
         while not self.finished:
-            decisions = policy(self.state) if self.state.ready or self.state.preemptible else ()
-            self.apply(decisions)
-            if not decisions or all(isinstance(decision, WakeUp) for decision in decisions):
-                self.advance()
+            self.step(policy)
         return self.schedule
+
+    def step(self, policy: Policy) -> list[Event]:
+        """Carry out what the policy decides now; if it waits, do so, and return what happened.
+
+        Raises:
+            StallError: the policy waits for something that cannot happen.
+            ValueError: a decision is infeasible.
+        """
+        state = self.state
+        if not self.paused and (state.ready or state.preemptible):
+            decisions = policy(state)
+            if decisions:
+                self.apply(decisions)
+                if not all(isinstance(decision, WakeUp) for decision in decisions):
+                    return []
+        return self.advance()
 
     def apply(self, decisions: Sequence[Decision]) -> None:
         """Carry decisions out, in order.
@@ -210,10 +235,8 @@ class Scheduler:
                 if not run.task.task.preemptible:
                     raise ValueError(f"{self.state.describe(decision.member)} is not preemptible")
                 if not run.stopping:
-                    run.stopping = True
-                    self.state.preemptible -= 1
                     self._note(decision)
-                    self.backend.stop(decision.member)
+                    self._stop(decision.member, run)
 
     def advance(self) -> list[Event]:
         """Wait for the next event and enter what happened.
@@ -221,21 +244,23 @@ class Scheduler:
         Raises:
             StallError: nothing can happen any more although jobs are unfinished.
         """
-        if not self.state.running and not self.backend.expecting and self.state.pool.whole:
-            waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(self.state.ready.values())[:5])
+        state = self.state
+        if not state.running and not self.backend.expecting and state.pool.whole:
+            waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(state.ready.values())[:5])
             raise StallError(
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
             )
         events = self.backend.wait(self._wake_up)
         if not events:
             raise StallError("nothing will ever happen again, but jobs are unfinished")
-        self.state.now = self.schedule.end = self.backend.now
-        if self.state.now >= self._wake_up:
+        state.now = self.schedule.end = now = self.backend.now
+        if now >= self._wake_up:
             self._wake_up = math.inf
         for event in events:
             self._note(event)
             self._enter(event)
-        self._start_cpu_tasks()
+        if state.ready_cpu:
+            self._start_cpu_tasks()
         return events
 
     def _enter(self, event: Event) -> None:
@@ -267,6 +292,16 @@ class Scheduler:
                     self._ended(member, state.interrupt(member, left), Outcome.LOST)
             case DevicesRestored(node, gpus):
                 state.pool.reinstate(node, gpus)
+            case Cancelled(job_id) if job_id in state.jobs:
+                for run in state.cancel(job_id):
+                    self._stop(run.allocation.member, run)
+                self._drop_if_ended(job_id)
+
+    def _stop(self, member: Member, run: Run) -> None:
+        if not run.stopping:
+            run.stopping = True
+            self.state.preemptible -= run.task.task.preemptible
+            self.backend.stop(member)
 
     def _ended(self, member: Member, run: Run, outcome: Outcome) -> None:
         now = self.state.now
@@ -274,14 +309,17 @@ class Scheduler:
         self.schedule.runs.append(
             TaskRun(member, allocation.mode, allocation.shares, run.ready_at, run.start, now, outcome)
         )
-        record = self.schedule.jobs[member.job]
-        record.first_start = run.task.job.first_start
-        if ended := self.state.drop_if_ended(member.job):
+        self.schedule.jobs[member.job].first_start = run.task.job.first_start
+        self._drop_if_ended(member.job)
+
+    def _drop_if_ended(self, job_id: int) -> None:
+        if ended := self.state.drop_if_ended(job_id):
+            record = self.schedule.jobs[job_id]
             record.failed = ended.failed
-            record.completion = None if ended.failed else now
+            record.completion = None if ended.failed else self.state.now
 
     def _start_cpu_tasks(self) -> None:
-        while self.state.ready_cpu:
+        while self.state.ready_cpu and not self.paused:
             task = next(iter(self.state.ready_cpu.values()))
             fitting = (self.state.allocate(task, mode) for mode in range(len(task.task.modes)))
             allocation = next((a for a in fitting if a is not None), None)

@@ -129,6 +129,7 @@ class Simulator:
         self._factors: dict[int, list[list[float]]] = {}
         self._arrived = 0
         self._last_release = 0.0
+        self._now = 0.0
         self._runs: dict[Member, _Run] = {}
         self._work_left: dict[Member, float] = {}
         self._last_job: list[list[int | None]] = [[None] * node.gpus for node in cluster.nodes]
@@ -145,8 +146,7 @@ class Simulator:
 
     @property
     def now(self) -> float:
-        now: float = self._env.now
-        return now if now >= self._last_release else self._last_release  # see _await_next_arrival
+        return self._now
 
     @property
     def expecting(self) -> bool:
@@ -165,8 +165,9 @@ class Simulator:
                     cold = True
         work_left = self._work_left.get(member, 1.0)
         overhead, work = run_time(task, task.modes[allocation.mode], self.cluster, len(shares), work_left, cold)
-        work *= self._factor(member)
-        self._runs[member] = run = _Run(allocation, self.now, overhead + self._launch_overhead, work, work_left)
+        if (factors := self._factors.get(job_id)) is not None:
+            work *= factors[index][member.member]
+        self._runs[member] = run = _Run(allocation, self._now, overhead + self._launch_overhead, work, work_left)
         self._let_run(run, *self._fate(run))
 
     def stop(self, member: Member) -> None:
@@ -182,18 +183,21 @@ class Simulator:
         events: list[Event] = []
         self._events = events
         env = self._env
-        following = env.peek()
+        at = following = env.peek()
         while not events and following <= until and following < math.inf:
+            at = following
             env.step()
             following = env.peek()
         if not events and until < math.inf:
             if until > env.now:
                 env.run(until)
                 following = env.peek()
+            at = env.now
             events.append(WokeUp())
-        while following == env.now:
+        while following == at < math.inf:
             env.step()
             following = env.peek()
+        self._now = max(env.now, self._last_release)  # see _await_next_arrival
         return events
 
     def _after(self, seconds: float, action: Callable[..., None], *arguments: object) -> None:
@@ -220,10 +224,6 @@ class Simulator:
         if self._contention is not None:
             self._contention.leave(run)
 
-    def _factor(self, member: Member) -> float:
-        factors = self._factors.get(member.job)
-        return 1.0 if factors is None else factors[member.task][member.member]
-
     def _left_now(self, run: _Run) -> float:
         """Part of the member's whole work that is left, given how long the run has been working."""
         held = self.now - run.start if self._contention is None else self._contention.done(run)
@@ -248,8 +248,9 @@ class Simulator:
             raise ValueError(f"job {job.name!r} is released at {job.release:g} s, before the job ahead of it")
         # SimPy adds delays up, and a sum can miss the release by its last bit. Here it may fall short, for `now` makes
         # up for that, but not exceed it; and jobs released together arrive together.
-        delay = max(0.0, job.release - self._env.now) if job.release > self._last_release else 0.0
-        if self._env.now + delay > job.release:
+        now = self._env.now
+        delay = max(0.0, job.release - now) if job.release > self._last_release else 0.0
+        if now + delay > job.release:
             delay = math.nextafter(delay, 0.0)
 
         self._after(delay, self._arrive, job)

@@ -78,7 +78,8 @@ class JobState:
     Attributes:
         tasks: in the order of `job.tasks`.
         unsettled: tasks that are not done, failed or skipped.
-        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode.
+        work_left: GPU-seconds of its unfinished members, each task in its most efficient mode, without what those that
+            were stopped had done by then.
         ready: its tasks in `State.ready`, by index.
         changed: number of the last change to it or its tasks; see `State.recent`.
         gpus: GPUs it holds now.
@@ -144,6 +145,7 @@ class State:
         preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
         became_ready: how often a task has become ready, so far.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
+        changes: number of the latest change to a job: what was computed from all jobs holds for as long as it stays.
         recent: active jobs by id, in order of their last change: who remembers the number of the latest change that
             it has seen finds what has changed since at the end, without looking at everything.
         without_gpus: number of tasks in `ready` that have a mode without GPUs.
@@ -161,12 +163,12 @@ class State:
         self.preemptible = 0
         self.demand = 0
         self.without_gpus = 0
+        self.changes = 0
         self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
         self._arrived = 0
         self._critical_paths = 0.0
-        self._changes = 0
         self.became_ready = 0
 
     @property
@@ -221,22 +223,22 @@ class State:
         Raises:
             ValueError: the member is not ready, the mode does not exist, or a device is not free; says which.
         """
-        job_id, index, member = allocation.member
+        unit, number, shares = allocation.member, allocation.mode, allocation.shares
+        job_id, index, member = unit
         job = self.jobs.get(job_id)
         if job is None or not 0 <= index < len(job.tasks):
-            raise ValueError(f"{allocation.member}: no such task in the system")
+            raise ValueError(f"{unit}: no such task in the system")
         task = job.tasks[index]
-        waiting = task.waiting
+        spec, waiting = task.task, task.waiting
         if task.status is not Status.READY or not (waiting[-1] == member or member in waiting):
-            raise ValueError(f"{self.describe(allocation.member)} is not ready")
-        if not 0 <= allocation.mode < len(task.task.modes):
-            raise ValueError(f"{self.describe(allocation.member)} has no mode {allocation.mode}")
-        spec, shares = task.task, allocation.shares
-        mode = spec.modes[allocation.mode]
+            raise ValueError(f"{self.describe(unit)} is not ready")
+        if not 0 <= number < len(spec.modes):
+            raise ValueError(f"{self.describe(unit)} has no mode {number}")
+        mode = spec.modes[number]
         try:
             cold = self.pool.take(shares, mode, job_id)
         except ValueError as error:
-            raise ValueError(f"{self.describe(allocation.member)}: {error}") from None
+            raise ValueError(f"{self.describe(unit)}: {error}") from None
         if waiting[-1] == member:  # as `next_member` says: an array may be long
             waiting.pop()
         else:
@@ -248,11 +250,11 @@ class State:
             self._leave_queue(task)
         self._touch(job)
         job.gpus += mode.gpus
+        now = self.now
         if job.first_start is None:
-            job.first_start = self.now
+            job.first_start = now
         overhead, work = run_time(spec, mode, self.cluster, len(shares), task.left(member), cold)
-        run = Run(allocation, task, mode, task.ready_at, self.now, self.now + (overhead + work))
-        self.running[allocation.member] = run
+        self.running[unit] = run = Run(allocation, task, mode, task.ready_at, now, now + (overhead + work))
         self.preemptible += spec.preemptible
         return run
 
@@ -262,7 +264,7 @@ class State:
         task = run.task
         job, members = task.job, task.task.array
         task.done += 1
-        job.work_left -= task.work / members
+        job.work_left -= task.left(member.member) * task.work / members
         if task.done == members:
             self._settle(task, Status.DONE)
             for successor in job.job.successors[task.index]:
@@ -292,6 +294,7 @@ class State:
         """Enter a preemption or a lost node: the member comes back with the part of its work that is left."""
         run = self._release(member)
         if work_left < 1.0:
+            run.task.job.work_left -= (run.task.left(member.member) - work_left) * run.task.work / run.task.task.array
             run.task.work_left = run.task.work_left or {}
             run.task.work_left[member.member] = work_left
         if run.task.status is Status.FAILED:
@@ -299,6 +302,20 @@ class State:
         else:
             self._return(run.task, member.member)
         return run
+
+    def cancel(self, job_id: int) -> list[Run]:
+        """Enter that a job is given up: none of its members starts any more. Returns what of it still runs."""
+        job = self.jobs[job_id]
+        job.failed = True
+        self._touch(job)
+        for task in job.tasks:
+            if task.status is Status.BLOCKED:
+                task.status = Status.SKIPPED
+                job.unsettled -= 1
+        for task in job.tasks:
+            if task.status in (Status.READY, Status.RUNNING):
+                self._settle(task, Status.FAILED)
+        return [run for member, run in self.running.items() if member.job == job_id]
 
     def drop_if_ended(self, job_id: int) -> JobState | None:
         """Forget a job whose every task is settled, and return it; None if it still has something to do."""
@@ -314,8 +331,7 @@ class State:
         return f"{job.name}/{task.name}" + (f"[{member.member}]" if task.array > 1 else "")
 
     def _touch(self, job: JobState) -> None:
-        self._changes += 1
-        job.changed = self._changes
+        self.changes = job.changed = self.changes + 1
         self.recent.pop(job.id, None)
         self.recent[job.id] = job
 

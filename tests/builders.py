@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task, WakeUp
 from rlsched.scheduler import (
     Arrived,
+    Cancelled,
     Decision,
     DevicesLost,
     DevicesRestored,
@@ -119,6 +120,8 @@ class Story:
                 return f"n{node}:{','.join(map(str, gpus))} is lost{held}"
             case DevicesRestored(node, gpus):
                 return f"n{node}:{','.join(map(str, gpus))} is back"
+            case Cancelled(job_id):
+                return f"{self._jobs[job_id].name} is cancelled"
             case WakeUp(at):
                 return f"the policy wants to be asked again at {at:g}"
             case WokeUp():

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from builders import first_fit
 from fake_nvml import FakeGpu, FakeNvml
+from queues import Start, Up, permit
 
 from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
@@ -171,6 +172,7 @@ _DRIVER = """
 import sys
 from pathlib import Path
 from builders import first_fit
+from queues import Start, Up, permit
 from rlsched.executor.run import run_workflow
 from rlsched.workflow import load_workflow
 sys.exit(run_workflow(load_workflow(Path(sys.argv[1])), first_fit, slots=2, grace=5).exit_code)
@@ -192,6 +194,24 @@ def drive() -> Iterator[Drive]:
     for driver in drivers:
         driver.kill()
         driver.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts schedulers of a queue on the folder `state`; the last one is drained at the end, and no task waits on."""
+    started: list[Up] = []
+
+    def begin(policy: str = "fifo", slots: int = 2) -> Up:
+        started.append(Up(tmp_path / "state", policy, slots))
+        return started[-1]
+
+    yield begin
+    for folder in [folder for folder in tmp_path.iterdir() if folder.is_dir()]:
+        permit(folder)
+    if started:
+        started[-1].request_nothing("drain")
+    for up in started:
+        up.join()
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -32,7 +32,7 @@ LONG_AND_SHORT = [job("long", task("t", 100)), job("short", task("t", 1))]
 @pytest.fixture(autouse=True)
 def _nothing_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests say holds whatever policies come with rlsched."""
-    monkeypatch.setattr(module, "_shipped", list)
+    monkeypatch.setattr(module, "shipped_policies", dict)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import first_fit, gpus, job, lazy, task
@@ -19,6 +21,8 @@ from rlsched.policies.registry import describe, load_policy
 from rlsched.schedule import Outcome
 from rlsched.scheduler import (
     Arrived,
+    Backend,
+    Cancelled,
     Decision,
     DevicesLost,
     DevicesRestored,
@@ -169,3 +173,89 @@ def test_a_gpu_that_is_out_of_service_is_not_handed_out(
     assert told == [DevicesLost, Allocation, Allocation, DevicesRestored, Allocation]
     starts = [what.shares[0].gpus for _, what in happenings if isinstance(what, Allocation)]
     assert starts == [(1,), (1,), (0, 1)]
+
+
+class Interrupted:
+    """A backend with one more event, at a time."""
+
+    def __init__(self, backend: Backend, at: float, event: Event) -> None:
+        self._backend = backend
+        self._at = at
+        self._event: Event | None = event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def wait(self, until: float = math.inf) -> list[Event]:
+        if self._event is None:
+            return self._backend.wait(until)
+        events = self._backend.wait(min(until, self._at))
+        if self._backend.now >= self._at:
+            events, self._event = [*events, self._event], None
+        return events
+
+
+def test_a_cancelled_job_starts_nothing_and_lets_go(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs is asked to stop, preemptible or not; everything else is skipped, and other jobs go on."""
+    original = Scheduler.__init__
+
+    def interrupted(self: Scheduler, backend: Backend, observe: Any = None) -> None:
+        original(self, Interrupted(backend, 0.3, Cancelled(0)), observe)
+
+    monkeypatch.setattr(Scheduler, "__init__", interrupted)
+    doomed = job(
+        "doomed", task("runs", 60.0), task("waits", 60.0), task("after", 1.0, needs=["runs"]), task("cpu", 60.0, gpus=0)
+    )
+    played = play([doomed, job("other", task("t", 0.02))], ONE_GPU, first_fit)
+    played.schedule.check()
+    started = [doomed.tasks[start.member.task].name for start in played.of(Allocation) if start.member.job == 0]
+    assert sorted(started) == ["cpu", "runs"]
+    assert [(record.failed, record.completion is None) for record in played.schedule.jobs.values()] == [
+        (True, True),
+        (False, False),
+    ]
+    assert {run.outcome for run in played.schedule.runs if run.member.job == 0} == {Outcome.PREEMPTED}
+
+
+def test_a_job_that_has_not_begun_ends_as_it_is_cancelled(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs that could end later. A cancellation of a job that has ended already is no news."""
+    original = Scheduler.__init__
+
+    def interrupted(self: Scheduler, backend: Backend, observe: Any = None) -> None:
+        original(self, Interrupted(Interrupted(backend, 0.02, Cancelled(1)), 0.4, Cancelled(1)), observe)
+
+    monkeypatch.setattr(Scheduler, "__init__", interrupted)
+    played = play([job("a", task("t", 0.5)), job("b", task("t", 0.02), task("u", 0.02))], ONE_GPU, first_fit)
+    assert [(record.failed, record.first_start is None) for record in played.schedule.jobs.values()] == [
+        (False, False),
+        (True, True),
+    ]
+
+
+def test_a_scheduler_that_pauses_starts_nothing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the policy nor the scheduler itself, until it goes on; what runs does."""
+    original = Scheduler.__init__
+
+    class Pausing(Interrupted):
+        def __init__(self, backend: Backend, scheduler: Scheduler) -> None:
+            super().__init__(backend, math.inf, Cancelled(0))
+            self._scheduler = scheduler
+            self._ended = 0
+
+        def wait(self, until: float = math.inf) -> list[Event]:
+            events = self._backend.wait(until)
+            self._ended += sum(isinstance(event, Finished) for event in events)
+            self._scheduler.paused = self._ended == 1
+            return events
+
+    def pausing(self: Scheduler, backend: Backend, observe: Any = None) -> None:
+        original(self, Pausing(backend, self), observe)
+
+    monkeypatch.setattr(Scheduler, "__init__", pausing)
+    two = Cluster((Node("a", gpus=2, cpus=4),))
+    after = (task("c", 0.02, needs=["a"]), task("d", 0.02, gpus=0, needs=["a"]), task("e", 0.02, needs=["c", "d"]))
+    work = job("j", task("a", 0.05), task("b", 0.5), *after)
+    played = play([work], two, first_fit)
+    runs = {work.tasks[run.member.task].name: run for run in played.schedule.runs}
+    assert sorted(runs) == ["a", "b", "c", "d", "e"]
+    assert min(runs["c"].start, runs["d"].start) >= runs["b"].end > runs["a"].end

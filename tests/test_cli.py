@@ -27,6 +27,9 @@ tasks:
 """
 
 
+QUEUE = ("up", "submit", "queue", "logs", "cancel", "drain")
+
+
 def rlsched(*arguments: str | Path | int, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command and expect an exit code."""
     result = subprocess.run(
@@ -59,7 +62,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_every_command() -> None:
     """The spellings that stay stable."""
     text = rlsched("--help").stdout
-    for command in ("demo", "train", "tune-baseline", "benchmark", "simulate", "import", "run", "status", "policies"):
+    commands = (
+        "demo",
+        "train",
+        "tune-baseline",
+        "benchmark",
+        "simulate",
+        "import",
+        "run",
+        "status",
+        "policies",
+        *QUEUE,
+    )
+    for command in commands:
         assert command in text
         assert "Usage" in rlsched(command, "--help").stdout
 

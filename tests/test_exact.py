@@ -44,6 +44,14 @@ def test_it_is_optimal_where_everything_can_be_tried(instance: Instance, objecti
     assert found.status == "optimal"
 
 
+def test_a_deadline_in_the_middle_of_a_task_is_kept_in_mind() -> None:
+    """Three seconds of work, due after two: one second late, and there is proof of it."""
+    late = Job("late", (Task("t", (Mode(3.0, resources={"workers": 1}),)),), release=2.0, deadline=4.0)
+    cluster = Cluster((Node("machine", resources={"workers": 3}),))
+    found = solve(all_known(cluster, [late]), "weighted_tardiness", effort=5)
+    assert (found.status, found.cost, found.bound) == ("optimal", 1.0, 1.0)
+
+
 def test_it_chooses_modes_types_and_nodes_together() -> None:
     """Two tasks, each fast where the other is slow, and a gang that fits one node only: 6 s, which is the work."""
     first = Task("t", (Mode(4, gpus=2, gpu_type="fast"), Mode(9, gpus=2, gpu_type="slow")))

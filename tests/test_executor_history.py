@@ -61,6 +61,7 @@ def test_the_next_run_knows_how_long_tasks_take(execute: Execute, tmp_path: Path
     assert 0.1 <= durations["t[n=0.1]"] < durations["t[n=0.3]"] < 100
     assert 0.2 <= durations["s"] < 100
     assert result.status.learned == ("s", "t[n=0.1]", "t[n=0.3]")
+    assert result.status.predicted_makespan is not None
     assert result.status.predicted_makespan < 100
     known.clear()
     assert execute(tasks, run_dir=tmp_path / "third", observe=watch, history=False).status.learned == ()

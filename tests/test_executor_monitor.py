@@ -17,6 +17,7 @@ from fake_nvml import FakeGpu, FakeNvml
 from rlsched.executor import monitor as monitor_module
 from rlsched.executor.devices import local_machine
 from rlsched.executor.monitor import SAMPLES, Monitor
+from rlsched.executor.paths import attempt_paths
 from rlsched.executor.status import read_status
 from rlsched.executor.usage import TreeUsage, Usage, tree_usage
 from rlsched.workflow import Workflow
@@ -96,7 +97,7 @@ def test_gpus_are_read_and_peaks_belong_to_the_task_that_holds_them(
 ) -> None:
     a, b = FakeGpu("GPU-aaaa", utilisation=50, in_use=12.0, power=200.5), FakeGpu("GPU-bbbb", in_use=30.0)
     monitor, nvml = watch(a, b)
-    monitor.started("t", 1, tmp_path / "no claim", ["GPU-aaaa"])
+    monitor.started("t", 1, attempt_paths(tmp_path, "t", 1), ["GPU-aaaa"])
     before = len(samples(tmp_path))
     until(lambda: len(samples(tmp_path)) > before + 2)
     a.in_use = 40.0

@@ -24,6 +24,7 @@ HEAVY = """
 import os
 from pathlib import Path
 PID = os.getpid()
+THREADS = os.environ.get("OMP_NUM_THREADS")
 if "RLSCHED_TASK" not in os.environ:
     Path("imported").write_text(str(PID))
 """
@@ -34,7 +35,8 @@ import heavy
 
 def tell(**arguments):
     print(heavy.PID != os.getpid(), os.getsid(0) == os.getpid(), sys.stdin.read(), sys.argv[1:], sep="|")
-    print(os.environ["RLSCHED_TASK"], os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OWN"), os.getcwd(), sep="|")
+    told = (os.environ.get(name) for name in ("RLSCHED_TASK", "CUDA_VISIBLE_DEVICES", "OWN"))
+    print(heavy.THREADS, *told, os.getcwd(), sep="|")
     print(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])), sorted(map(int, os.listdir("/proc/self/fd")))[:3], sep="|")
     atexit.register(print, "bye")
 def draw():
@@ -90,8 +92,11 @@ def output(unit: UnitStatus) -> str:
     return "" if unit.log is None else unit.log.read_text()
 
 
-def test_a_forked_task_meets_what_an_executed_one_does(execute: Execute, folder: Path) -> None:
-    """Session, standard input, arguments, environment, folder, signal mask, and its end."""
+def test_a_forked_task_meets_what_an_executed_one_does(
+    execute: Execute, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Session, standard input, arguments, environment, also when it imports, folder, signal mask, and its end."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
     result = execute(
         GATE
         + """
@@ -102,9 +107,9 @@ def test_a_forked_task_meets_what_an_executed_one_does(execute: Execute, folder:
     )
     found = units(result)
     assert [found[name].beginning for name in ("gate", "warm", "cold")] == ["command", "warm", "cold"]
-    assert output(found["cold"]).startswith("False|True||['steps:tell', '{\"a\": [1]}']\ncold||mine|")
+    assert output(found["cold"]).startswith("False|True||['steps:tell', '{\"a\": [1]}']\n1|cold||mine|")
     assert output(found["cold"]).endswith(f"|{folder}\n0|[0, 1, 2]\nbye\n".replace("|", "|", 1))
-    expected = output(found["cold"]).replace("False", "True", 1).replace("cold|", "warm|")
+    expected = output(found["cold"]).replace("False", "True", 1).replace("|cold|", "|warm|")
     assert output(found["warm"]) == expected
     assert result.exit_code == 0
 
@@ -248,12 +253,13 @@ def test_imports_that_do_not_bear_a_fork_are_left_to_the_task(
 def test_nothing_is_left_of_the_processes_that_start_tasks(execute: Execute, folder: Path) -> None:
     """When the run ends, so do they; also one that has not got ready yet."""
     (folder / "slow.py").write_text("import os, time\nif 'RLSCHED_TASK' not in os.environ: time.sleep(600)\n")
+    before = set(psutil.Process().children())  # those of other tests
     execute(
         tasks("draw", "leave", leave="gate, args: {code: 0}")
         .replace("[heavy]", "[slow]")
         .replace(GATE, "gate: {run: 'true'}\n")
     )
-    assert [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert [p for p in psutil.Process().children() if p not in before and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ BELOW = {
     "executor": "simulator workflow progress textfile",
     "textfile": "",
     "fitting": "pool",
+    "queue": "executor fitting",
     "workloadfile": "scenariofile fitting textfile",
     "traces": "workloadfile",
     "generator": "model document",
@@ -55,7 +56,7 @@ BELOW = {
     "policies.planning": "policies simulator",
     "policies.genetic": "policies.planning",
     "policies.exact": "policies.planning",
-    "experiments": "executor manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
+    "experiments": "queue manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
     "cli": "experiments",
     "__main__": "cli",
 }

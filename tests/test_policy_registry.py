@@ -8,14 +8,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from builders import gpus, job, task, tell
 
 from rlsched.policies.greedy import GreedyPolicy
+from rlsched.policies.learned import LearnedPolicy, save_policy
+from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.options import options_of
 from rlsched.policies.orders import ORDERS, order
 from rlsched.policies.registry import describe, load_policy, policy_names
+from rlsched.policies.shipped import policy_file, shipped_policies
 
 PAGE = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
 
@@ -34,6 +38,7 @@ def test_every_policy_is_described_by_one_line() -> None:
     assert list(describe()) == policy_names()
     assert all(text.endswith(".") and "\n" not in text for text in describe().values())
     assert describe()["fair"].endswith("Options: exponent=0.0.")
+    assert describe()["tiresias"].endswith("Options: queues=2, quantum=1.0, growth=4.0, preempt=True.")
 
 
 def test_the_documentation_names_every_policy_and_option() -> None:
@@ -70,7 +75,7 @@ def test_every_load_gives_a_new_object(name: str) -> None:
     [
         ("fifoo", "unknown policy 'fifoo'; did you mean fifo?"),
         ("SRPT", "did you mean srpt?"),
-        ("qqq", "expected one of cp-sat, critical-path, edf, fair"),
+        ("qqq", "expected one of auto, comparative, cp-sat, critical-path, edf"),
         ("srpt:", None),
         ("srpt:counts=minimum", "policy 'srpt' has no option 'counts'; did you mean count?"),
         ("srpt:exponent=1", "policy 'srpt' has no option 'exponent'"),
@@ -81,7 +86,13 @@ def test_every_load_gives_a_new_object(name: str) -> None:
         ("srpt:threshold=nan", "threshold is 'nan', expected a number"),
         ("srpt:threshold=1.5", "policy 'srpt': threshold is 1.5, expected 0 to 1"),
         ("srpt:stretch=0.5", "stretch is 0.5, expected 1 or more"),
-        ("srpt:blocking=no", "blocking is 'no', expected true or false"),
+        ("srpt:blocking=no", "unknown blocking 'no'; did you mean none?"),
+        ("srpt:preempt=yes", "preempt is 'yes', expected true or false"),
+        ("srpt:preempt_ratio=0.9", "preempt_ratio is 0.9, expected 1 or more"),
+        ("tiresias:queues=1", "policy 'tiresias': queues is 1, expected 2 or more"),
+        ("tiresias:quantum=0", "quantum is 0.0, expected above 0"),
+        ("tiresias:growth=1", "growth is 1.0, expected above 1"),
+        ("graphene:wide=2", "wide is 2.0, expected 0 to 1"),
         ("srpt:blocking", "'blocking' is not of the form option=value"),
         ("srpt:stretch=2,stretch=3", "option 'stretch' is given twice"),
         ("lp:tasks=2.5", "tasks is '2.5', expected a whole number"),
@@ -139,3 +150,20 @@ def test_the_random_policy_repeats_itself_for_a_seed() -> None:
     ]
     assert lines[0] == lines[1] == lines[2]
     assert tell(submitted, gpus(1), load_policy("random", 2)).lines != lines[0]
+
+
+def test_what_comes_with_rlsched_has_a_name() -> None:
+    """Each can be loaded by it, is listed, and an unknown one is answered with those that there are."""
+    for name, file in shipped_policies().items():
+        assert policy_file(name) == file
+        assert callable(load_policy(name))
+    with pytest.raises(ValueError, match="unknown policy 'pretrained/nothing'"):
+        load_policy("pretrained/nothing")
+
+
+def test_a_trained_policy_has_options(tmp_path: Path) -> None:
+    """They follow the path as they follow a name; one that does not exist is refused."""
+    path = save_policy(tmp_path / "policy", SchedulingNetwork(NetworkConfig()), {})
+    assert cast(LearnedPolicy, load_policy(f"{path}:temperature=0.5")).temperature == 0.5
+    with pytest.raises(ValueError, match="has no option 'warmth'"):
+        load_policy(f"{path}:warmth=0.5")

@@ -59,7 +59,9 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
                 directory.append("start", at=at, unit=unit, attempt=attempt, **fields)
             else:
                 del slot[unit]
-                directory.append("end", at=at, unit=unit, attempt=attempt, ending=ending, reason="", ended=at)
+                cause = "exit" if ending == "failed" else None
+                fields = {"ending": ending, "cause": cause, "reason": "", "ended": at}
+                directory.append("end", at=at, unit=unit, attempt=attempt, **fields)
         if extra is not None:
             directory.append(extra, at=0, unit="a", attempt=1)
         if state != "open":

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from builders import Story, at, first_fit, gpus, job, lazy, task, tell
+from builders import Story, at, clusters, erratic, first_fit, gpus, job, jobs, lazy, task, tell, uncertainties
 from conftest import Play
+from hypothesis import given, settings
 
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Share, Task, WakeUp
 from rlsched.scheduler import Decision, Event, Failed, Finished, Policy, Scheduler, StallError, WokeUp
@@ -246,6 +247,20 @@ def test_asking_twice_to_stop_is_asking_once() -> None:
     ]
 
 
+def test_a_job_has_less_work_left_once_a_checkpoint_is_written() -> None:
+    """At 40 s of 100 s on two GPUs; while the task runs, its job has all of its 200 GPU-seconds left."""
+    left: dict[float, float] = {}
+    stop = at({40: lambda state: [Preemption(Member(0, 0))]})
+
+    def policy(state: State) -> Sequence[Decision]:
+        left[state.now] = state.jobs[0].work_left
+        return stop(state)
+
+    long = job("a", task("t", 100, gpus=2, preemptible=True, checkpoint_time=1))
+    tell([long, job("b", release=40)], gpus(2), policy)
+    assert {time: left[time] for time in (0, 40, 41)} == {0: 200, 40: 200, 41: pytest.approx(120)}
+
+
 def test_a_policy_is_asked_while_something_that_runs_may_be_preempted() -> None:
     """Nothing is ready when the other task ends, and yet the policy may stop the one that goes on."""
     pair = job("a", task("t", 9, preemptible=True), task("u", 2))
@@ -427,3 +442,28 @@ def test_memory_does_not_leak_through_rounding() -> None:
 def test_asking_for_none_of_a_resource_asks_for_nothing() -> None:
     story = tell([job("a", Task("t", (Mode(1.0, gpus=1, resources={"licence": 0}),)))], gpus(1))
     assert story.of("finishes") == [(1, "a/t finishes")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(cluster=clusters, submitted=jobs(), uncertainty=uncertainties)
+def test_what_the_state_keeps_count_of_is_what_counting_finds(
+    cluster: Cluster, submitted: list[Job], uncertainty: Uncertainty
+) -> None:
+    """Sums that are kept up to date event by event: GPUs that are free and asked for, and who changed last."""
+    decide = erratic(0)
+
+    def policy(state: State) -> Sequence[Decision]:
+        ready, pool, nodes = list(state.ready.values()), state.pool, range(len(cluster.nodes))
+        assert state.without_gpus == sum(not t.task.least_gpus for t in ready)
+        assert state.demand == sum(t.task.least_gpus * len(t.waiting) for t in ready)
+        assert state.preemptible == sum(r.task.task.preemptible and not r.stopping for r in state.running.values())
+        assert pool.free_gpus() == sum(map(pool.free_on, nodes))
+        for gpu_type in cluster.gpu_types:
+            of_type = [node for node in nodes if cluster.nodes[node].gpu_type == gpu_type]
+            assert pool.free_gpus(gpu_type) == sum(map(pool.free_on, of_type))
+        assert sorted(state.recent.values(), key=lambda j: j.changed) == list(state.recent.values())
+        assert all(j.changed <= state.changes for j in state.jobs.values())
+        assert state.recent.keys() == state.jobs.keys()
+        return decide(state)
+
+    Scheduler(Simulator(cluster, submitted, 1, uncertainty)).run(policy)

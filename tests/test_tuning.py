@@ -71,7 +71,7 @@ def test_the_ranges_are_those_of_the_policy() -> None:
     """All names that a table has, a share between 0 and 1, a factor of at least 1."""
     space = space_of("srpt")
     assert space["count"] == Choice("efficiency", tuple(COUNTS))
-    assert space["blocking"] == Choice(True, (False, True))
+    assert space["blocking"] == Choice("strict", ("strict", "easy", "none"))
     assert space["threshold"] == Span(0.5, 0.0, 1.0, log=False)
     assert space["stretch"] == Span(4.0, 1.0, 16.0, log=True)
     assert space_of("lp")["tasks"] == Span(32, 8, 128, log=True)
@@ -108,7 +108,7 @@ def test_a_new_order_and_its_options_take_part_by_themselves() -> None:
     [
         ({}, "srpt"),
         ({"count": "efficiency", "stretch": 4.0}, "srpt"),
-        ({"stretch": 2.5, "count": "marginal", "blocking": False}, "srpt:count=marginal,stretch=2.5,blocking=false"),
+        ({"stretch": 2.5, "count": "marginal", "blocking": "none"}, "srpt:count=marginal,stretch=2.5,blocking=none"),
     ],
 )
 def test_a_policy_is_spelled_without_what_is_as_it_comes(values: dict[str, Option], text: str) -> None:

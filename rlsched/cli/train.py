@@ -13,8 +13,8 @@ from rlsched.report.units import duration
 from rlsched.scenario import Scenario
 
 
-def train(scenario: str, out: Path, start: str, steps: int | None, seed: int, resume: bool) -> None:
-    config = TrainingConfig(seed=seed, start=start)
+def train(scenario: str, out: Path, start: str, steps: int | None, trace: float, seed: int, resume: bool) -> None:
+    config = TrainingConfig(seed=seed, start=start, trace=trace)
     if steps is not None:
         config = replace(config, steps=steps)
     train_with_progress(load_training(scenario), out, config, resume)

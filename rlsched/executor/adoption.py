@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rlsched.executor.claim import boot_id, forbid, read_claim
 from rlsched.executor.devices import Machine
+from rlsched.executor.handover import beginning_of
 from rlsched.executor.history import Attempt, Ending
 from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.process import Exit, Process, collect, move_failed
@@ -62,12 +63,17 @@ def settle(work: Work, directory: RunDirectory) -> dict[str, Process]:
         verdict, end = _verdict_on(attempt, current, paths)
         if current is not None and verdict.ending is not Ending.FINISHED:
             move_failed(current.outputs, work.folder, paths)
-        _record(directory, name, attempt, verdict, end)
+        _record(directory, name, attempt, verdict, end, current)
     return live
 
 
 def adopt(
-    live: Mapping[str, Process], left: Work | None, done: frozenset[str], directory: RunDirectory, machine: Machine
+    live: Mapping[str, Process],
+    left: Work | None,
+    done: frozenset[str],
+    directory: RunDirectory,
+    machine: Machine,
+    pool: Pool,
 ) -> dict[str, Adopted]:
     """Take over what still runs, and stop what nobody wants any more: its task has changed, or what it needs has.
 
@@ -75,13 +81,13 @@ def adopt(
         live: what still runs.
         left: what there is to run; it has all of `live` that is wanted.
         done: what need not run again.
+        pool: what is free; what the tasks hold is taken out of it.
 
     Raises:
         ValueError: a task holds devices that this run may not use. Nothing has been stopped then.
     """
     adopted: dict[str, Adopted] = {}
     obsolete: dict[str, Process] = dict(live)
-    pool = Pool(machine.cluster)
     for task, units in zip(left.job.tasks, left.units, strict=True) if left is not None else ():
         for unit in units:
             if unit.name in live and _is_wanted(unit, directory.history.attempts[unit.name], done, directory):
@@ -149,10 +155,12 @@ def _verdict_on(attempt: Attempt, unit: Unit | None, paths: AttemptPaths) -> tup
     return judge(unit, end, paths, stopping=paths.preempt.exists()), end
 
 
-def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdict, end: Exit | None) -> None:
+def _record(
+    directory: RunDirectory, name: str, attempt: Attempt, verdict: Verdict, end: Exit | None, unit: Unit | None = None
+) -> None:
     directory.append(
         "end",
-        unit=unit,
+        unit=name,
         attempt=attempt.number,
         ending=verdict.ending,
         cause=verdict.cause,
@@ -160,6 +168,7 @@ def _record(directory: RunDirectory, unit: str, attempt: Attempt, verdict: Verdi
         ended=end and end.time,
         began=end and end.began,
         usage=Usage(cpu=None if end is None else end.cpu).as_record(),
+        beginning=beginning_of(unit, end) if unit is not None and end is not None else None,
     )
 
 

@@ -8,60 +8,48 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from rlsched import progress
 from rlsched.executor.adoption import Adopted
-from rlsched.executor.call import BEGUN
 from rlsched.executor.devices import Machine
 from rlsched.executor.guard import Guard, Reason
-from rlsched.executor.handover import Devices, beginning_of
+from rlsched.executor.handover import Devices
 from rlsched.executor.history import Ending
+from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.journal import JournalError
 from rlsched.executor.monitor import Monitor
-from rlsched.executor.process import Exit, Process, move_failed
+from rlsched.executor.process import move_failed
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
+from rlsched.executor.running import Held, Running, record_end, task_environment
 from rlsched.executor.starter import Launch, NotStartedError, Stopping
 from rlsched.executor.usage import Usage
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Allocation, Cause, Member
-from rlsched.scheduler import Arrived, Event, Failed, Finished, Preempted, Progressed, WokeUp
+from rlsched.scheduler import Arrived, Cancelled, Event, Failed, Finished, Preempted, Progressed, WokeUp
 
 GRACE = 10.0
 PROGRESS_INTERVAL = 1.0
 _log = logging.getLogger(__name__)
-_LEAST_LEFT = 1e-3  # of its work, for a task that was stopped: its own report may be a step ahead of its end
 
 
-class InterruptedRun(Exception):  # noqa: N818  # it is a request, no error
-    """Somebody asked the run to end.
+class Watched(Protocol):
+    """Something with a file descriptor that becomes readable."""
 
-    Attributes:
-        signal: with which signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.signal = number
+    def fileno(self) -> int: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    unit: Unit
-    attempt: int
-    devices: tuple[str, ...]
-    folder: Path
-    checkpoint: Path
-    process: Process
-    work_left: float  # at its start
-    stopping: bool = False
-    reports: list[progress.Progress] = field(default_factory=list)  # the first and the latest
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    work: Work
+    directory: RunDirectory
+    adopted: dict[str, Adopted]
 
 
 class Executor:
@@ -73,37 +61,47 @@ class Executor:
 
     Args:
         machine: the devices.
-        directory: keeps the records.
-        works: what to run; each arrives at its job's release, seconds after the start.
+        directory: keeps the records of `works`; None: there are none.
+        works: what to run; each arrives at its job's release, seconds after the start. More may be submitted later.
         grace: seconds that a task has from when it is asked to stop, unless it has its own; see `launcher.Supervisor`.
-        adopted: units that run already, by name.
+        adopted: units of `works` that run already, by name.
+        log: where the processes that start tasks write; None: in `directory`.
         monitor: is told what runs; closed by whoever has made it.
+
+    Attributes:
+        accepting: more may be submitted: that nothing is left to do is not the end.
     """
 
     def __init__(
         self,
         machine: Machine,
-        directory: RunDirectory,
-        works: Iterable[Work],
+        directory: RunDirectory | None = None,
+        works: Iterable[Work] = (),
         grace: float = GRACE,
         adopted: Mapping[str, Adopted] | None = None,
+        log: Path | None = None,
         monitor: Monitor | None = None,
     ) -> None:
         self.cluster = machine.cluster
         self._machine = machine
-        self._directory = directory
+        self.accepting = False
         self._grace = grace
-        self._adopted = dict(adopted or {})
-        self._coming = sorted(works, key=lambda work: work.job.release)
-        self._arrived: list[Work] = []
-        self._running: dict[Member, _Running] = {}
+        self._coming: list[_Arrival] = []
+        if directory is not None:
+            running = dict(adopted or {})
+            ordered = sorted(works, key=lambda work: work.job.release)
+            self._coming = [_Arrival(work, directory, running) for work in ordered]
+        self._arrived: dict[int, _Arrival] = {}
+        self._arrivals_so_far = 0
+        self._running: dict[Member, Running] = {}
         self._work_left: dict[Member, float] = {}
         self._events: list[Event] = []
         self._interrupted: int | None = None
         self._closed = False
         self._hurried = False
-        self._starters = Starters(directory.path / FORKSERVER_LOG)
+        self._starters = Starters(log or (Path(os.devnull) if directory is None else directory.path / FORKSERVER_LOG))
         self._devices = Devices()
+        self._directory = directory
         self._guard = Guard(machine, self._note_device)
         self._monitor = monitor
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -117,7 +115,7 @@ class Executor:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, JournalError):
-            self._let_go()
+            self.let_go()
         else:
             self.close()
 
@@ -132,7 +130,38 @@ class Executor:
 
     @property
     def expecting(self) -> bool:
-        return bool(self._coming)
+        return self.accepting or bool(self._coming)
+
+    def submit(self, work: Work, directory: RunDirectory, adopted: Mapping[str, Adopted] | None = None) -> int:
+        """Let a job arrive now, whatever its release; returns the number that the scheduler will know it by.
+
+        Args:
+            directory: keeps its records.
+            adopted: units of it that run already, by name.
+        """
+        self._events += self._arrive(_Arrival(work, directory, dict(adopted or {})))
+        return self._arrivals_so_far - 1
+
+    def cancel(self, job: int) -> None:
+        """Let the scheduler know that somebody gives a job up."""
+        self._events.append(Cancelled(job))
+
+    def wake(self) -> None:
+        """Make `wait` return, if only with the news that nothing has happened."""
+        self._events.append(WokeUp())
+
+    def forget(self, job: int) -> None:
+        """Let go of what is kept of a job that has ended."""
+        del self._arrived[job]
+        self._work_left = {member: left for member, left in self._work_left.items() if member.job != job}
+
+    def watch(self, watched: Watched, ready: Callable[[], None]) -> None:
+        """Call `ready` in `wait`, whenever something can be read from `watched`."""
+        self._selector.register(watched, selectors.EVENT_READ, ready)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Undo `watch`."""
+        self._selector.unregister(watched)
 
     def launch(self, allocation: Allocation) -> None:
         member = allocation.member
@@ -148,20 +177,20 @@ class Executor:
         else:
             self._enter(member, started)
 
-    def _start(self, allocation: Allocation) -> _Running | OSError:
+    def _start(self, allocation: Allocation) -> Running | OSError:
         """Begin an attempt; its end is recorded if it could not be started."""
         member = allocation.member
-        work = self._arrived[member.job]
+        work, directory = self._arrived[member.job].work, self._arrived[member.job].directory
         unit = work.units[member.task][member.member]
-        attempts = self._directory.history.attempts
+        attempts = directory.history.attempts
         last = attempts.get(unit.name)
         attempt = 1 if last is None else last.number + 1
-        checkpoint = checkpoint_of(unit, self._directory.history)
+        checkpoint = checkpoint_of(unit, directory.history)
+        folder = directory.checkpoint(unit.name, checkpoint)
         devices = tuple(self._machine.held(allocation.shares))
         ends = (attempts[name].end for name in (*unit.needs, unit.name) if name in attempts)
         ready = max((end for end in ends if end is not None), default=0.0)
-        folder = self._directory.checkpoint(unit.name, checkpoint)
-        record = self._directory.append(
+        record = directory.append(
             "start",
             at=self.now,
             unit=unit.name,
@@ -173,11 +202,12 @@ class Executor:
             devices=devices,
             free=self._devices.free_since(devices, max(ready, self._began + work.job.release)),
         )
+        held = Held(devices, self._machine.visible(allocation.shares))
         launch = Launch(
             unit.argv,
-            self._directory.attempt(unit.name, attempt),
+            directory.attempt(unit.name, attempt),
             record,
-            self._environment(allocation, unit, attempt, folder),
+            task_environment(work, unit, directory, attempt, folder, held),
             work.folder,
             folder,
             unit.outputs,
@@ -187,18 +217,19 @@ class Executor:
         try:
             for path in (folder, *(output.parent for output in unit.outputs)):
                 path.mkdir(parents=True, exist_ok=True)
-            process = self._starters.start(launch, unit)
+            process = self._starters.start(launch, unit, work.inherited)
         except OSError as error:
             ending = Ending.INTERRUPTED if isinstance(error, NotStartedError) else Ending.FAILED
-            self._record_end(unit, attempt, Verdict(ending, f"could not be started: {error}", Cause.EXIT))
+            verdict = Verdict(ending, f"could not be started: {error}", Cause.EXIT)
+            record_end(directory, self.now, unit, attempt, verdict)
             return error
         work_left = self._work_left.get(member, 1.0)
-        return _Running(unit, attempt, devices, work.folder, folder, process, work_left)
+        return Running(directory, unit, attempt, devices, work.folder, folder, process, work_left)
 
     def stop(self, member: Member) -> None:
-        running = self._running[member]
-        running.stopping = True
-        running.process.stop()
+        if (running := self._running.get(member)) is not None:  # otherwise the news of its end is on the way
+            running.stopping = True
+            running.process.stop()
 
     def interrupt(self, number: int) -> None:
         """Make `wait` raise `InterruptedRun`; a second call kills what has not yet stopped. For signal handlers."""
@@ -222,7 +253,7 @@ class Executor:
             events = [*self._events, *self._arrivals(), *self._guard.look()]
             self._events = []
             if not events:
-                if not self._running and not self._coming and not self._guard.out and until == math.inf:
+                if not self._running and not self.expecting and not self._guard.out and until == math.inf:
                     return []
                 events = [*self._ends(self._seconds_to_wait(until)), *self._progress()]
             if not events and self.now >= until:
@@ -252,7 +283,7 @@ class Executor:
             self._ends(None, Ending.INTERRUPTED)
         self._shut()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Leave what still runs to itself, and give everything else back."""
         for running in self._running.values():
             running.process.let_go()
@@ -267,57 +298,64 @@ class Executor:
         os.close(self._wake)
 
     def _seconds_to_wait(self, until: float) -> float | None:
-        waits = [self._guard.seconds_to_next_look] if self._guard.seconds_to_next_look < math.inf else []
-        if self._running:
-            waits.append(PROGRESS_INTERVAL)
-        if until < math.inf:
-            waits.append(max(0.0, until - self.now))
+        waits = [self._guard.seconds_to_next_look, until - self.now, PROGRESS_INTERVAL if self._running else math.inf]
         if self._coming:
-            waits.append(max(0.0, self._coming[0].job.release - self.now))
-        return min(waits, default=None)
+            waits.append(self._coming[0].work.job.release - self.now)
+        shortest = max(0.0, min(waits))
+        return None if shortest == math.inf else shortest
 
     def _arrivals(self) -> list[Event]:
         arrivals: list[Event] = []
-        while self._coming and self._coming[0].job.release <= self.now:
-            work = self._coming.pop(0)
-            job_id = len(self._arrived)
-            self._arrived.append(work)
-            self._starters.prepare((unit for units in work.units for unit in units), work.folder)
-            running = dict(self._take_over(job_id, work))
-            arrivals.append(Arrived(job_id, work.job, tuple(running)))
-            arrivals += [Progressed(allocation.member, end) for allocation, end in running.items()]
+        while self._coming and self._coming[0].work.job.release <= self.now:
+            arrivals += self._arrive(self._coming.pop(0))
         return arrivals
 
-    def _take_over(self, job_id: int, work: Work) -> Iterator[tuple[Allocation, float]]:
+    def _arrive(self, arrival: _Arrival) -> list[Event]:
+        job_id = self._arrivals_so_far
+        self._arrivals_so_far += 1
+        self._arrived[job_id] = arrival
+        work = arrival.work
+        self._starters.prepare((unit for units in work.units for unit in units), work.folder, work.inherited)
+        running = dict(self._take_over(job_id, arrival))
+        expected = [Progressed(allocation.member, end) for allocation, end in running.items()]
+        return [Arrived(job_id, work.job, tuple(running)), *expected]
+
+    def _take_over(self, job_id: int, arrival: _Arrival) -> Iterator[tuple[Allocation, float]]:
         """The allocations of its members that run already, and when they are expected to end."""
+        work, directory = arrival.work, arrival.directory
         for index, units in enumerate(work.units):
             for number, unit in enumerate(units):
-                if (adopted := self._adopted.pop(unit.name, None)) is None:
+                if (adopted := arrival.adopted.pop(unit.name, None)) is None:
                     continue
                 member, attempt = Member(job_id, index, number), adopted.attempt
-                self._directory.append("adopt", at=self.now, unit=unit.name, attempt=attempt.number)
-                folder = self._directory.checkpoint(unit.name, attempt.checkpoint)
-                devices, stopping = attempt.devices, adopted.process.was_asked_to_stop
+                directory.append("adopt", at=self.now, unit=unit.name, attempt=attempt.number)
+                folder = directory.checkpoint(unit.name, attempt.checkpoint)
+                process, devices = adopted.process, attempt.devices
+                running = Running(directory, unit, attempt.number, devices, work.folder, folder, process, 1.0)
+                running.stopping = process.was_asked_to_stop
                 self._guard.hold(devices)
-                running = _Running(unit, attempt.number, devices, work.folder, folder, adopted.process, 1.0, stopping)
                 self._enter(member, running, adopted=True)
                 age = max(0.0, time.time() - attempt.start)
                 expected = work.job.tasks[index].modes[adopted.mode].duration - age
                 yield Allocation(member, adopted.mode, adopted.shares), self.now + expected
 
-    def _enter(self, member: Member, running: _Running, adopted: bool = False) -> None:
+    def _enter(self, member: Member, running: Running, adopted: bool = False) -> None:
         self._running[member] = running
         if self._monitor is not None:
-            claim = running.process.paths.claim
-            self._monitor.started(running.unit.name, running.attempt, claim, running.devices, adopted)
+            name, paths = self._name_of(running), running.process.paths
+            self._monitor.started(name, running.attempt, paths, running.devices, adopted)
         self._selector.register(running.process, selectors.EVENT_READ, member)
 
     def _ends(self, timeout: float | None, stopped: Ending = Ending.PREEMPTED) -> list[Event]:
         """The ends within the next `timeout` seconds, up to the first instant that has any."""
-        ready = [key.data for key, _ in self._selector.select(timeout) if key.data is not None]
-        ended = [self._running[member] for member in ready]
-        events = [self._end(member, stopped) for member in ready]
-        return [*events, *(event for running in ended for event in self._guard.release(running.devices))]
+        events: list[Event] = []
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, Member):
+                devices = self._running[key.data].devices
+                events += [self._end(key.data, stopped), *self._guard.release(devices)]
+            elif key.data is not None:
+                key.data()
+        return events
 
     def _end(self, member: Member, stopped: Ending) -> Event:
         running = self._running.pop(member)
@@ -331,85 +369,30 @@ class Executor:
             move_failed(running.unit.outputs, running.folder, paths)
             with suppress(OSError):  # it is not empty: the task has left a checkpoint
                 running.checkpoint.rmdir()
-        usage = Usage() if self._monitor is None else self._monitor.ended(running.unit.name)
-        self._record_end(running.unit, running.attempt, verdict, end, usage)
+        sampled = Usage() if self._monitor is None else self._monitor.ended(self._name_of(running))
+        record_end(running.directory, self.now, running.unit, running.attempt, verdict, end, sampled)
         self._devices.give_back(running.devices, time.time() if end is None else end.time)
         match verdict:
             case Verdict(Ending.FINISHED):
                 return Finished(member)
             case Verdict(Ending.FAILED, reason, Cause() as cause):
                 return Failed(member, reason, cause)
-        self._work_left[member] = self._left_of(running, end)
+        self._work_left[member] = running.left_after(end)
         return Preempted(member, self._work_left[member])
+
+    def _name_of(self, running: Running) -> str:
+        """What samples call it: its unit's name; of a job that was submitted, with that of the run directory."""
+        return ("" if running.directory is self._directory else f"{running.directory.path.name}/") + running.unit.name
 
     def _note_device(self, device: str, reason: str) -> None:
         """Journal that a device is not handed out, or, without a reason, that it is again."""
-        self._directory.append("device", at=self.now, device=device, reason=reason)
-
-    def _record_end(
-        self, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None, usage: Usage | None = None
-    ) -> None:
-        usage = replace(usage or Usage(), cpu=None if end is None else end.cpu)
-        self._directory.append(
-            "end",
-            at=self.now,
-            unit=unit.name,
-            attempt=attempt,
-            ending=verdict.ending,
-            cause=verdict.cause,
-            reason=verdict.reason,
-            ended=end.time if end else time.time(),
-            began=end and end.began,
-            beginning=end and beginning_of(unit, end),
-            code=end and end.code,
-            killed=end and end.killed,
-            strays=end and end.strays,
-            usage=usage.as_record(),
-        )
-
-    def _left_of(self, running: _Running, end: Exit | None) -> float:
-        """Part of the work that is left after a stop: what the task has reported counts if it ended in good order."""
-        report = progress.read(running.process.paths.progress)
-        requests = {signal.SIGTERM.value, running.unit.request}
-        orderly = end is not None and (end.code == 0 or -end.code in requests or end.code - 128 in requests)
-        if report is None or not orderly:
-            return running.work_left
-        return min(running.work_left, max(1.0 - report.fraction, _LEAST_LEFT))
+        if self._directory is not None:
+            self._directory.append("device", at=self.now, device=device, reason=reason)
 
     def _progress(self) -> list[Event]:
-        """New expectations from the rate between a task's first and latest report."""
-        events: list[Event] = []
-        for member, running in self._running.items():
-            report = progress.read(running.process.paths.progress)
-            if report is None or (running.reports and report.time <= running.reports[-1].time):
-                continue
-            running.reports = [*running.reports[:1], report]
-            first = running.reports[0]
-            if report.fraction > first.fraction:
-                rate = (report.fraction - first.fraction) / (report.time - first.time)
-                age = max(0.0, time.time() - report.time)
-                events.append(Progressed(member, self.now + (1.0 - report.fraction) / rate - age))
-        return events
+        """New expectations, of tasks that have reported."""
+        left = ((member, running.seconds_left()) for member, running in self._running.items())
+        return [Progressed(member, self.now + seconds) for member, seconds in left if seconds is not None]
 
     def _grace_of(self, unit: Unit) -> float:
         return self._grace if unit.grace is None else unit.grace
-
-    def _environment(self, allocation: Allocation, unit: Unit, attempt: int, checkpoint: Path) -> dict[str, str]:
-        devices = self._machine.held(allocation.shares)
-        paths = self._directory.attempt(unit.name, attempt)
-        begun = {BEGUN: str(paths.begun)} if unit.is_function else {}
-        return {
-            "OMP_NUM_THREADS": "1",
-            **os.environ,
-            **unit.env,
-            "CUDA_VISIBLE_DEVICES": self._machine.visible(allocation.shares),
-            "RLSCHED_RUN_DIR": str(self._directory.path),
-            "RLSCHED_TASK": unit.name,
-            "RLSCHED_ATTEMPT": str(attempt),
-            "RLSCHED_GPUS": str(len(devices)),
-            "RLSCHED_DEVICES": ",".join(devices),
-            "RLSCHED_PROGRESS_FILE": str(paths.progress),
-            "RLSCHED_PREEMPT_FILE": str(paths.preempt),
-            "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
-            **begun,
-        }

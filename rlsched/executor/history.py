@@ -5,13 +5,14 @@ A session is one start of the driver on a run directory, from its `begin` record
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rlsched.executor.handover import Beginning
 from rlsched.executor.journal import Record
 from rlsched.executor.usage import Usage
+from rlsched.model import Cause
 
 
 class Ending(StrEnum):
@@ -25,6 +26,7 @@ class Ending(StrEnum):
 
 _ENDINGS = {ending.value: ending for ending in Ending}
 _BEGINNINGS = {beginning.value: beginning for beginning in Beginning}
+_NONE: Mapping[Cause, int] = {}
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Attempt:
         handover: seconds from then to its first statement; None: not known, or nothing had run there.
         beginning: how it was begun; None: it still runs, or nobody knows.
         reason: why it failed.
+        failures: how often the unit has failed so far, by cause; another digest begins anew.
         usage: what it has taken; None: not known.
     """
 
@@ -64,6 +67,7 @@ class Attempt:
     free: float | None = None
     handover: float | None = None
     beginning: Beginning | None = None
+    failures: Mapping[Cause, int] = field(default_factory=lambda: _NONE)
     usage: Usage | None = None
 
 
@@ -76,6 +80,7 @@ class History:
         close: its last record; None while it is open.
         session: its number, from 1.
         handovers: the hand-over gaps of that session by how the tasks were begun, seconds.
+        first_start: when the first attempt of all began, in seconds since the epoch; None: none has.
     """
 
     def __init__(self) -> None:
@@ -84,6 +89,7 @@ class History:
         self.close: Record | None = None
         self.session = 0
         self.handovers: dict[Beginning, list[float]] = {}
+        self.first_start: float | None = None
         self._boot = ""
         self._position = 0
 
@@ -91,6 +97,10 @@ class History:
         """Take in the next record."""
         match record["record"]:
             case "start":
+                before = self.attempts.get(record["unit"])
+                known = before.failures if before is not None and before.digest == record["digest"] else _NONE
+                if self.first_start is None:
+                    self.first_start = record["time"]
                 self.attempts[record["unit"]] = Attempt(
                     record["attempt"],
                     record["digest"],
@@ -102,6 +112,7 @@ class History:
                     self._position,
                     record["time"],
                     free=record.get("free"),
+                    failures=known,
                 )
             case "end":
                 attempt = self.attempts[record["unit"]]
@@ -110,6 +121,9 @@ class History:
                 if record.get("beginning") is not None:
                     self._enter_beginning(attempt, _BEGINNINGS[record["beginning"]], record["began"])
                 attempt.usage = Usage.of_record(record.get("usage"))
+                if attempt.ending is Ending.FAILED:
+                    cause = Cause(record["cause"])
+                    attempt.failures = {**attempt.failures, cause: attempt.failures.get(cause, 0) + 1}
             case "adopt":
                 self.attempts[record["unit"]].session = self.session
             case "begin":

@@ -18,7 +18,7 @@ from rlsched.executor.monitor import Sample
 from rlsched.executor.nvml import GIB
 from rlsched.model import Allocation, Member, Preemption
 from rlsched.schedule import Outcome
-from rlsched.scheduler import Decision, DevicesLost, Event, Failed, Finished, NodeLost, Preempted, Scheduler
+from rlsched.scheduler import Decision, DevicesLost, Event, Failed, Finished, NodeLost, Observer, Preempted, Scheduler
 from rlsched.state import State, Status, TaskState
 
 _LOOPBACK = "127.0.0.1"
@@ -63,16 +63,16 @@ class Metrics(Collector):
     Args:
         registry: shows them.
         machine: the devices.
-        out: the devices that are not handed out, by id.
-        sample: the last sample; None: none yet.
-        journal_errors: how often the journal could not be written.
+        out: tells the devices that are not handed out, by id.
+        sample: tells the last sample; None: none yet.
+        journal_errors: tells how often the journal could not be written.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry,
         machine: Machine,
-        out: Mapping[str, Reason],
+        out: Callable[[], Mapping[str, Reason]],
         sample: Callable[[], Sample | None],
         journal_errors: Callable[[], int],
     ) -> None:
@@ -105,6 +105,16 @@ class Metrics(Collector):
         """Show this scheduler from now on."""
         self._scheduler = scheduler
 
+    def beside(self, observe: Observer | None) -> Observer:
+        """An observer that tells both."""
+
+        def tell(now: float, what: Event | Decision) -> None:
+            if observe is not None:
+                observe(now, what)
+            self(now, what)
+
+        return tell
+
     def __call__(self, now: float, what: Event | Decision) -> None:
         match what:
             case Allocation(member):
@@ -123,9 +133,9 @@ class Metrics(Collector):
                     self._ended(member, now, Outcome.LOST)
 
     def collect(self) -> Iterator[Metric]:
-        lost = "Records that could not be brought to the disk."
-        yield CounterMetricFamily("rlsched_journal_errors", lost, value=self._journal_errors())
         if self._scheduler is not None:
+            lost = "Records that could not be brought to the disk."
+            yield CounterMetricFamily("rlsched_journal_errors", lost, value=self._journal_errors())
             yield from self._of_state(self._scheduler.state)
         if (sample := self._sample()) is not None:
             yield from self._of_sample(sample)
@@ -148,8 +158,9 @@ class Metrics(Collector):
         devices: Tally[tuple[str, str]] = Tally()
         for gpu_type in dict.fromkeys(self._types.values()):
             devices.update({(gpu_type, name): 0 for name in ("free", "held", *Reason)})
+        out = self._out()
         for device, gpu_type in self._types.items():
-            devices[gpu_type, "held" if device in held else self._out.get(device, "free")] += 1
+            devices[gpu_type, "held" if device in held else out.get(device, "free")] += 1
         yield _gauge("rlsched_devices", "GPUs or CPU slots.", ("type", "state"), devices.items())
 
     def _of_sample(self, sample: Sample) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ import psutil
 from rlsched.executor.claim import read_claim
 from rlsched.executor.devices import CPU, Machine
 from rlsched.executor.nvml import GIB, Nvml, NvmlError, Reading
+from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.usage import TreeUsage, Usage, tree_usage
 
 SAMPLES = "samples.jsonl"
@@ -104,16 +105,18 @@ class Monitor:
         self._thread = threading.Thread(target=self._work, name="rlsched-monitor", daemon=True)
         self._thread.start()
 
-    def started(self, unit: str, attempt: int, claim: Path, devices: Sequence[str], adopted: bool = False) -> None:
+    def started(
+        self, unit: str, attempt: int, paths: AttemptPaths, devices: Sequence[str], adopted: bool = False
+    ) -> None:
         """Watch an attempt.
 
         Args:
-            claim: says which process is its launcher.
+            paths: its claim says which process is its launcher.
             devices: ids.
             adopted: an earlier driver has started it, and may have sampled it.
         """
         with self._lock:
-            self._watched[unit] = _Watched(attempt, claim, devices, unread=adopted)
+            self._watched[unit] = _Watched(attempt, paths.claim, devices, unread=adopted)
 
     def ended(self, unit: str) -> Usage:
         """What was sampled of an attempt that has ended."""

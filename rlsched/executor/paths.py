@@ -39,15 +39,16 @@ class AttemptPaths:
 def attempt_paths(run_dir: Path, unit: str, number: int) -> AttemptPaths:
     """The paths of attempt `number` of a unit."""
     name = f"{file_name(unit)}.{number}"
+    stem = f"{run_dir}/attempts/{name}"  # many at a time: joining paths step by step takes twice as long
     return AttemptPaths(
-        claim=run_dir / "attempts" / f"{name}.claim.json",
-        exit=run_dir / "attempts" / f"{name}.exit.json",
-        progress=run_dir / "attempts" / f"{name}.progress.json",
-        preempt=run_dir / "attempts" / f"{name}.preempt.json",
-        begun=run_dir / "attempts" / f"{name}.begun",
-        log=run_dir / "logs" / f"{name}.log",
-        replaced=run_dir / "replaced" / name,
-        failed=run_dir / "failed" / name,
+        claim=Path(f"{stem}.claim.json"),
+        exit=Path(f"{stem}.exit.json"),
+        progress=Path(f"{stem}.progress.json"),
+        preempt=Path(f"{stem}.preempt.json"),
+        begun=Path(f"{stem}.begun"),
+        log=Path(f"{run_dir}/logs/{name}.log"),
+        replaced=Path(f"{run_dir}/replaced/{name}"),
+        failed=Path(f"{run_dir}/failed/{name}"),
     )
 
 

@@ -135,7 +135,7 @@ def _sweep(marker: str) -> None:
     """End what a killed launcher has left behind, known by the environment that it inherited."""
     while left := [process for process in psutil.process_iter() if _is_marked(process, marker)]:
         for process in left:
-            with suppress(psutil.NoSuchProcess):  # it has ended in the meantime
+            with suppress(psutil.NoSuchProcess):  # it has ended since
                 process.kill()
         psutil.wait_procs(left, timeout=0.1)
 

@@ -179,14 +179,12 @@ class Reenactment(Simulator):
             mode = job.tasks[member.task].modes[start["mode"]]
             self._measured[member] = held[member] / mode.duration
 
-    def _factor(self, member: Member) -> float:
-        return self._measured.get(member, 1.0)
-
     def _fate(self, run: Any) -> tuple[float, Finished | Failed]:
         member = run.allocation.member
         if failures := self._failures.get(member):
             return failures.popleft(), Failed(member, "as recorded", Cause.EXIT)
-        return super()._fate(run)
+        run.work *= self._measured.get(member, 1.0)
+        return run.overhead + run.work, Finished(member)
 
 
 class _Recorded:

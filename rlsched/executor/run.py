@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rlsched.executor.adoption import adopt, settle
-from rlsched.executor.claim import boot_id
 from rlsched.executor.devices import Machine, local_machine
-from rlsched.executor.executor import GRACE, Executor, InterruptedRun
+from rlsched.executor.executor import GRACE, Executor
 from rlsched.executor.experience import NOTHING, learn, recall
+from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.journal import JournalError
 from rlsched.executor.monitor import SAMPLE_INTERVAL, Monitor
 from rlsched.executor.prediction import predict
 from rlsched.executor.recording import job_as_record
-from rlsched.executor.resume import done_units, remaining
 from rlsched.executor.rundir import JOURNAL, RunDirectory
+from rlsched.executor.session import Session, take_up
 from rlsched.executor.status import RunState, RunStatus, read_status
 from rlsched.executor.work import work_of
 from rlsched.schedule import Schedule
-from rlsched.scheduler import Decision, Event, Observer, Policy, Scheduler
+from rlsched.scheduler import Observer, Policy, Scheduler
 from rlsched.workflow import Workflow, check_feasible, check_sources
 
 if TYPE_CHECKING:
@@ -107,41 +105,25 @@ def run_workflow(
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
         known = recall(workflow) if history else NOTHING
-        work = work_of(workflow)
-        live = settle(work, directory)
         # memory that was not counted when a task started must not keep it from being adopted
-        work, learned = known.applied_to(work, machine.cluster, memory=not live)
-        done = done_units(work, directory.history)
-        left = remaining(work, done)
-        adopted = adopt(live, left, done, directory, machine)
+        undisturbed = not directory.history.open_attempts()
+        work, learned = known.applied_to(work_of(workflow), machine.cluster, memory=undisturbed)
+        session = take_up(work, directory, machine)
+        job = None if session.left is None else session.left.job
         costs = known.calibration.costs(machine.cluster)
-        predicted = 0.0 if left is None else predict([left.job], machine.cluster, policy, costs).end
-        directory.append(
-            "begin",
-            boot=boot_id(),
-            workflow=workflow.name,
-            file=str(workflow.file),
-            policy=policy_name,
-            nodes=_description(machine),
-            units=[unit.name for units in work.units for unit in units],
-            kept=sorted(done),
-            predicted_makespan=predicted,
+        predicted = 0.0 if job is None else predict([job], machine.cluster, policy, costs).end
+        session.begin(
+            workflow,
+            policy_name,
+            machine,
+            predicted,
             learned=sorted(learned),
-            job=left and job_as_record(left.job),
+            job=job and job_as_record(job),
             costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
         )
-        monitor = Monitor(directory.path, machine, sample_interval) if left is not None and sample_interval else None
+        monitor = Monitor(directory.path, machine, sample_interval) if job is not None and sample_interval else None
         with closing(monitor) if monitor is not None else nullcontext():
-            executor = Executor(machine, directory, [] if left is None else [left], grace, adopted, monitor)
-            observers = [] if observe is None else [observe]
-            shown = None if metrics is None else _metrics(metrics, machine, executor, monitor, directory)
-            if shown is not None:
-                observers.append(shown)
-            scheduler = Scheduler(executor, partial(_tell, observers) if observers else None)
-            if shown is not None:
-                shown.watch(scheduler)
-            number = _run(scheduler, executor, directory, policy)
-        schedule = scheduler.schedule
+            schedule, number = _run(session, machine, policy, observe, grace, monitor, metrics)
         if schedule.runs:
             learn(workflow, directory.path / JOURNAL, machine.cluster)
         return RunResult(schedule, read_status(directory.path), number)
@@ -149,11 +131,24 @@ def run_workflow(
         directory.close()
 
 
-def _run(scheduler: Scheduler, executor: Executor, directory: RunDirectory, policy: Policy) -> int | None:
-    """Run to the end; returns the signal that has ended it before."""
+def _run(
+    session: Session,
+    machine: Machine,
+    policy: Policy,
+    observe: Observer | None,
+    grace: float,
+    monitor: Monitor | None,
+    metrics: MetricsServer | None,
+) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
+    works = [] if session.left is None else [session.left]
+    executor = Executor(machine, session.directory, works, grace, session.adopted, monitor=monitor)
+    shown = None if metrics is None else _metrics(metrics, machine, executor, monitor, session.directory)
+    scheduler = Scheduler(executor, observe if shown is None else shown.beside(observe))
+    if shown is not None:
+        shown.watch(scheduler)
     try:
-        with _signals_to(executor), executor:
+        with signals_to(executor), executor:
             scheduler.run(policy)
         failed = any(record.failed for record in scheduler.schedule.jobs.values())
         state = RunState.FAILED if failed else RunState.COMPLETED
@@ -162,10 +157,10 @@ def _run(scheduler: Scheduler, executor: Executor, directory: RunDirectory, poli
     except JournalError:
         raise
     except BaseException as error:
-        directory.append("close", state=state, reason=f"{type(error).__name__}: {error}", makespan=executor.now)
+        session.close(state, f"{type(error).__name__}: {error}", executor.now)
         raise
-    directory.append("close", state=state, reason=reason, makespan=executor.now)
-    return number
+    session.close(state, reason, executor.now)
+    return scheduler.schedule, number
 
 
 def _metrics(
@@ -176,33 +171,14 @@ def _metrics(
     return Metrics(
         server.registry,
         machine,
-        executor.out_of_service,
+        lambda: executor.out_of_service,
         lambda: None if monitor is None else monitor.latest,
         lambda: directory.journal_errors,
     )
 
 
-def _tell(observers: Sequence[Observer], now: float, what: Event | Decision) -> None:
-    for observe in observers:
-        observe(now, what)
-
-
-def _description(machine: Machine) -> list[dict[str, object]]:
-    return [
-        {
-            "name": node.name,
-            "gpu_type": node.gpu_type,
-            "gpu_memory": node.gpu_memory,
-            "cpus": node.cpus,
-            "memory": node.memory,
-            "devices": devices,
-        }
-        for node, devices in zip(machine.cluster.nodes, machine.devices, strict=True)
-    ]
-
-
 @contextmanager
-def _signals_to(executor: Executor) -> Iterator[None]:
+def signals_to(executor: Executor) -> Iterator[None]:
     """Requests to end go to the executor; those that the parent had us ignore (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield

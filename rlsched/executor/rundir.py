@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from rlsched.executor.history import History
 from rlsched.executor.journal import Journal, Record
+from rlsched.executor.lock import acquire
+from rlsched.executor.lock import is_locked as _is_locked
 from rlsched.executor.paths import AttemptPaths, attempt_paths, file_name
 
 JOURNAL = "journal.jsonl"
@@ -40,9 +41,8 @@ class RunDirectory:
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"{self.path} cannot be a run directory, a file is in the way") from None
         self.history = History()
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = acquire(self.path / _LOCK, f"{self.path} is in use by another run")
         try:
-            self._acquire()
             self._journal = Journal(self.path / JOURNAL, self.history.enter)
         except BaseException:
             os.close(self._lock)
@@ -82,21 +82,7 @@ class RunDirectory:
         self._journal.close()
         os.close(self._lock)
 
-    def _acquire(self) -> None:
-        for _ in range(20):  # `is_locked` holds the lock for an instant
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(0.01)
-        raise ValueError(f"{self.path} is in use by another run")
-
 
 def is_locked(path: Path) -> bool:
     """True while a driver uses the run directory."""
-    with (path / _LOCK).open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return _is_locked(path / _LOCK)

@@ -75,7 +75,8 @@ class RunStatus:
 
     Attributes:
         start, end: seconds since the epoch.
-        predicted_makespan, makespan: seconds of this session; `makespan` is None while it is open.
+        predicted_makespan, makespan: seconds of this session; `makespan` is None while it is open, and the other for a
+            job in a queue.
         devices: ids of everything that could be used.
         handovers: how long devices waited between two tasks, by how the second was begun.
         reason: why it was interrupted.
@@ -89,7 +90,7 @@ class RunStatus:
     state: RunState
     start: float
     end: float | None
-    predicted_makespan: float
+    predicted_makespan: float | None
     makespan: float | None
     devices: tuple[str, ...]
     handovers: dict[str, Handovers]
@@ -144,6 +145,8 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
     attempt = history.attempts.get(name)
     if name in history.begin["kept"]:
         state = UnitState.KEPT
+    elif name in history.begin.get("lost", ()):
+        state = UnitState.FAILED if attempt is not None and attempt.ending is Ending.FAILED else UnitState.SKIPPED
     elif attempt is None or attempt.session < history.session:
         state = UnitState.SKIPPED if run is RunState.FAILED else UnitState.WAITING
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import select
 import sys
 from collections import Counter
@@ -22,7 +21,11 @@ _PATIENCE = 10.0  # seconds in which a forkserver that is ready has to answer; a
 
 
 class _Key(NamedTuple):
-    """What tasks must have in common to be forked from one process: all that importing may depend on."""
+    """What tasks must have in common to be forked from one process: all that importing may depend on.
+
+    Attributes:
+        env: all variables, save those of an attempt.
+    """
 
     modules: tuple[str, ...]
     folder: Path
@@ -77,24 +80,30 @@ class Starters:
         self._warm: dict[_Key, Forkserver] = {}  # the one that was wanted last comes last
         self._useless: set[_Key] = set()
 
-    def prepare(self, units: Iterable[Unit], folder: Path) -> None:
+    def prepare(self, units: Iterable[Unit], folder: Path, inherited: Mapping[str, str]) -> None:
         """Get ready for units that will be started in a folder. This returns at once; until then they start cold.
 
         Importing for a single unit takes as long as it would take that unit, so there must be two of a kind.
+
+        Args:
+            inherited: variables that the units' own come on top of.
         """
-        counts = Counter(_key(unit, folder) for unit in units if unit.preload)
+        counts = Counter(_key(unit, folder, inherited) for unit in units if unit.preload)
         for key, count in counts.most_common(_MOST):
             if (count > 1 or key in self._warm) and key not in self._useless:
                 self._want(key)
 
-    def start(self, launch: Launch, unit: Unit) -> Process:
+    def start(self, launch: Launch, unit: Unit, inherited: Mapping[str, str]) -> Process:
         """Start a unit's attempt.
+
+        Args:
+            inherited: see `prepare`.
 
         Raises:
             NotStartedError: the process that should have started it was killed. Another one will do it next time.
             OSError: it could not be started.
         """
-        if unit.preload and (warm := self._ready(_key(unit, launch.folder))):
+        if unit.preload and (warm := self._ready(_key(unit, launch.folder, inherited))):
             return warm.start(launch)
         if not self._cold.alive:
             self._cold = cold_starter()
@@ -113,9 +122,8 @@ class Starters:
         if server is None:
             if len(self._warm) == _MOST:
                 self._warm.pop(next(iter(self._warm))).close()
-            env = {**os.environ, **dict(key.env)}
             try:
-                server = Forkserver(key.modules, key.folder, env, self._log)
+                server = Forkserver(key.modules, key.folder, dict(key.env), self._log)
             except OSError as error:
                 self._give_up(key, str(error))
                 return
@@ -140,5 +148,5 @@ class Starters:
         self._useless.add(key)
 
 
-def _key(unit: Unit, folder: Path) -> _Key:
-    return _Key(unit.preload, folder, tuple(sorted(unit.env.items())))
+def _key(unit: Unit, folder: Path, inherited: Mapping[str, str]) -> _Key:
+    return _Key(unit.preload, folder, tuple(sorted({**inherited, **unit.env}.items())))

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from rlsched.executor.preload import heavy_imports
@@ -55,11 +55,18 @@ class Work:
     Attributes:
         units: for each task of the job, its members.
         folder: where commands run.
+        environment: variables that commands inherit; None: those of the driver.
     """
 
     job: Job
     units: tuple[tuple[Unit, ...], ...]
     folder: Path
+    environment: Mapping[str, str] | None = None
+
+    @cached_property
+    def inherited(self) -> Mapping[str, str]:
+        """The variables that commands and forkservers inherit; one thread if nobody says otherwise."""
+        return {"OMP_NUM_THREADS": "1", **(os.environ if self.environment is None else self.environment)}
 
 
 def unit_name(task: Task, member: int) -> str:
@@ -67,14 +74,18 @@ def unit_name(task: Task, member: int) -> str:
     return f"{task.name}[{member}]" if task.array > 1 else task.name
 
 
-def work_of(workflow: Workflow) -> Work:
-    """What a workflow means on this machine, now: the digests depend on the present state of its source files."""
+def work_of(workflow: Workflow, *, stamped: bool = True) -> Work:
+    """What a workflow means on this machine, now.
+
+    Args:
+        stamped: the digests depend on the present state of its source files; otherwise on what the workflow says alone.
+    """
     names = {task.name: tuple(unit_name(task, m) for m in range(task.array)) for task in workflow.job.tasks}
     imports = cache(lambda module: heavy_imports(module, workflow.folder))
     units = []
     for task, command in zip(workflow.job.tasks, workflow.commands, strict=True):
         needs = tuple(name for need in task.needs for name in names[need])
-        stamps = list(_stamps(command.sources, workflow.folder))
+        stamps = list(_stamps(command.sources, workflow.folder)) if stamped else []
         preload: tuple[str, ...] = ()
         if command.python is not None:
             named = command.preload

@@ -11,6 +11,7 @@ from typing import Any, Self
 from rlsched.model import Allocation, Job, Member, Preemption, WakeUp
 from rlsched.scheduler import (
     Arrived,
+    Cancelled,
     Decision,
     DevicesLost,
     DevicesRestored,
@@ -97,6 +98,8 @@ class EventLog:
                 return {"kind": "devices_lost", "node": node, "gpus": list(gpus), "lost": lost}
             case DevicesRestored(node, gpus):
                 return {"kind": "devices_restored", "node": node, "gpus": list(gpus)}
+            case Cancelled(job_id):
+                return {"kind": "cancelled", "job": job_id}
             case WakeUp(at):
                 return {"kind": "wake_up", "at": at}
             case WokeUp():

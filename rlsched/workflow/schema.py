@@ -21,13 +21,14 @@ from pydantic import (
     StrictInt,
     StrictStr,
     TypeAdapter,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from rlsched.document import Strict, as_text, expected, know_every_key, read_scalar
+from rlsched.document import Strict, as_text, expected, first_fault, know_every_key, read_scalar
 
 _TASK_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 _REFERENCE = r"^\$\{[^}]+\}$"
@@ -234,6 +235,18 @@ class _EditorSchema(GenerateJsonSchema):
 
     def _or_reference(self, schema: JsonSchemaValue) -> JsonSchemaValue:
         return {"anyOf": [schema, {"type": "string", "pattern": _REFERENCE}]}
+
+
+def read_seconds(text: str) -> float:
+    """A time such as 90, 90s, 10m or 2h, in seconds.
+
+    Raises:
+        ValueError: it is none, or not above 0.
+    """
+    try:
+        return TypeAdapter[float](_Seconds).validate_python(text)
+    except ValidationError as errors:
+        raise ValueError(first_fault(errors)[1]) from None
 
 
 def json_schema() -> str:
