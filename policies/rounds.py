@@ -89,8 +89,8 @@ class RoundPolicy:
 
     Args:
         round: length of a round, seconds.
-        tasks: how many members take part at most, fresh members of one task counting as one: those that have run, then
-            those whose jobs were released first.
+        tasks: how many members that wait take part at most, fresh members of one task counting as one: those that have
+            run, then those whose jobs were released first. What runs always takes part.
         aware: whether the objective sees how fast a task is on each GPU type.
         threshold, stretch: limit the modes that a task may use; see `Ways`.
 
@@ -125,6 +125,7 @@ class RoundPolicy:
         self._asked_at = 0.0
         self._round_end = -math.inf
         self._shared_for: object = None
+        self._crowded = False  # some that wait do not take part
 
     def __call__(self, state: State) -> Sequence[Decision]:
         self._enter_time(state)
@@ -151,7 +152,8 @@ class RoundPolicy:
     def _share_out(self, state: State) -> None:
         """Compute the shares anew if the members have changed, or the nodes."""
         tasks = _tasks(state)
-        present = (tuple(state.pool.up), [(key, len(task.waiting) + task.running) for key, task in tasks.items()])
+        members = [(key, len(task.waiting) + task.running) for key, task in tasks.items()]
+        present = (tuple(state.pool.up), members, len(state.running) if self._crowded else None)
         if present == self._shared_for:
             return
         self._shared_for = present
@@ -195,9 +197,11 @@ class RoundPolicy:
                 fresh = Member(*key, _FRESH)
                 account = self._accounts.get(fresh) or _Account(task, task.ready_at, changed=state.now)
                 found.append((fresh, account, len(waiting)))
-        if len(found) > self._tasks:
+        limit = self._tasks + sum(member in state.running for member, _, _ in found)
+        self._crowded = len(found) > limit
+        if self._crowded:
             found.sort(key=lambda entry: (entry[0] not in state.running, entry[0].member == _FRESH, entry[0]))
-        return sorted(found[: self._tasks], key=lambda entry: entry[0])
+        return sorted(found[:limit], key=lambda entry: entry[0])
 
     def _queue(self, state: State, pool: Pool) -> Iterator[tuple[Member, _Account, int, bool]]:
         """Member, account, mode, and whether it has a share of the mode: the most urgent first.

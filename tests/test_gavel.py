@@ -310,6 +310,14 @@ def test_the_shares_are_computed_once_for_each_arrival_or_completion(monkeypatch
     assert len(solved) == 2
 
 
+def test_only_so_many_waiting_tasks_take_part_but_all_that_run() -> None:
+    """With one at a time everybody starts all the same, and nobody is stopped for want of a place in the program."""
+    submitted = [forever(name, Mode(100.0, gpus=1)) for name in "abc"]
+    story = tell(submitted, gpus(3), load_policy("gavel-max-min:round=10,tasks=1"))
+    assert [time for time, _ in story.of("starts")] == [0, 0, 0]
+    assert story.of("stop") == []
+
+
 def test_tasks_take_turns_on_either_backend(play: Play) -> None:
     """At the end of a round the long task gives way to the short one that has arrived."""
     long = Job("long", (Task("t", (Mode(0.6, gpus=1),), preemptible=True),))
