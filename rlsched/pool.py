@@ -41,6 +41,8 @@ class Pool:
         self.cluster = cluster
         self.up = [True] * len(cluster.nodes)
         self._gpus = [list(range(node.gpus)) for node in cluster.nodes]
+        self._out: list[set[int]] = [set() for _ in cluster.nodes]  # GPUs out of service
+        self._idle_out: list[set[int]] = [set() for _ in cluster.nodes]  # those among them that nobody holds
         self._cpus = [node.cpus for node in cluster.nodes]
         self._memory = [int(node.memory * GIB) for node in cluster.nodes]  # whole bytes: sums of floats would drift
         self._resources = [dict(node.resources) for node in cluster.nodes]
@@ -57,11 +59,18 @@ class Pool:
         twin = copy.copy(self)
         twin.up, twin._cpus, twin._memory = self.up.copy(), self._cpus.copy(), self._memory.copy()
         twin._gpus = [gpus.copy() for gpus in self._gpus]
+        twin._out = [gpus.copy() for gpus in self._out]
+        twin._idle_out = [gpus.copy() for gpus in self._idle_out]
         twin._resources = [resources.copy() for resources in self._resources]
         twin._last_job = [jobs.copy() for jobs in self._last_job]
         twin._kinds = {gpu_type: kind.copy() for gpu_type, kind in self._kinds.items()}
         twin._kind_of = [twin._kinds[node.gpu_type] if node.gpus else None for node in self.cluster.nodes]
         return twin
+
+    @property
+    def whole(self) -> bool:
+        """True if every node and every GPU is in service."""
+        return all(self.up) and not any(self._out)
 
     def free_gpus(self, gpu_type: str | None = None) -> int:
         """Free GPUs of a type, or of all types, on nodes that are up."""
@@ -151,9 +160,10 @@ class Pool:
         """Take the devices of a finished or stopped gang back."""
         for node, gpus in shares:
             free = self._gpus[node]
-            free += gpus
+            returned = self._in_service(node, gpus) if self._out[node] else gpus
+            free += returned
             free.sort()
-            self._recount(node, len(gpus))
+            self._recount(node, len(returned))
         if mode.cpus or mode.memory or mode.resources:
             self._change(shares, mode, -1)
 
@@ -182,6 +192,30 @@ class Pool:
             self.up[node] = True
             if (kind := self._kind_of[node]) is not None:
                 self._enter(node, kind)
+
+    def withdraw(self, node: int, gpus: Sequence[int]) -> None:
+        """Take GPUs out of service; whoever holds one keeps it, and it is not handed out again after that."""
+        free, out = self._gpus[node], self._out[node]
+        before = len(free)
+        out.update(gpus)
+        self._idle_out[node].update(out.intersection(free))
+        free[:] = [gpu for gpu in free if gpu not in out]
+        self._recount(node, len(free) - before)
+
+    def reinstate(self, node: int, gpus: Sequence[int]) -> None:
+        """Put withdrawn GPUs back into service."""
+        free = self._gpus[node]
+        before = len(free)
+        self._out[node].difference_update(gpus)
+        free += self._idle_out[node].intersection(gpus)
+        free.sort()
+        self._idle_out[node].difference_update(gpus)
+        self._recount(node, len(free) - before)
+
+    def _in_service(self, node: int, gpus: Sequence[int]) -> Sequence[int]:
+        """Those of the GPUs, which nobody holds any more, that have not been withdrawn."""
+        self._idle_out[node].update(self._out[node].intersection(gpus))
+        return [gpu for gpu in gpus if gpu not in self._out[node]]
 
     def _enter(self, node: int, kind: _Kind) -> None:
         free = len(self._gpus[node])
@@ -266,6 +300,8 @@ class Pool:
             if held > 1 and len(set(gpus)) != len(gpus):
                 raise ValueError(f"node {spec.name!r}: a GPU is named twice")
             for gpu in gpus:
+                if gpu in self._out[node]:
+                    raise ValueError(f"node {spec.name!r}: GPU {gpu} is out of service")
                 if gpu not in free:
                     raise ValueError(f"node {spec.name!r}: GPU {gpu} is not free")
             if gpus and mode.gpu_type is not None and mode.gpu_type != spec.gpu_type:

@@ -167,8 +167,10 @@ class UncertaintyEntry(Strict):
     """Rate at which a running task fails."""
     node_losses_per_hour: NotNegative = 0.0
     """Rate at which each machine is lost, and with it what runs there."""
+    device_losses_per_hour: NotNegative = 0.0
+    """Rate at which each GPU is lost, and with it what runs on it."""
     repair_time: NotNegative = HOUR
-    """Seconds until a lost machine is back."""
+    """Seconds until a lost machine or GPU is back."""
 
     def uncertainty(self) -> Uncertainty:
         return Uncertainty(**dict(self))

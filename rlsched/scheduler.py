@@ -80,6 +80,27 @@ class NodeRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesLost:
+    """GPUs of a node are out of service: sick, or in use by others. What holds them runs on.
+
+    Except for the members in `work_left`, which have ended with them, or could not be started there; each has that part
+    of its work to do.
+    """
+
+    node: int
+    gpus: tuple[int, ...]
+    work_left: tuple[tuple[Member, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesRestored:
+    """Lost GPUs of a node may be handed out again."""
+
+    node: int
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """Somebody gives a job up: nothing of it starts any more, what runs is asked to stop, and it counts as failed."""
 
@@ -91,7 +112,19 @@ class WokeUp:
     """The time has come at which the policy wanted to be asked again."""
 
 
-Event = Arrived | Finished | Failed | Preempted | Progressed | NodeLost | NodeRestored | Cancelled | WokeUp
+Event = (
+    Arrived
+    | Finished
+    | Failed
+    | Preempted
+    | Progressed
+    | NodeLost
+    | NodeRestored
+    | DevicesLost
+    | DevicesRestored
+    | Cancelled
+    | WokeUp
+)
 
 
 class Backend(Protocol):
@@ -212,7 +245,7 @@ class Scheduler:
             StallError: nothing can happen any more although jobs are unfinished.
         """
         state = self.state
-        if not state.running and not self.backend.expecting and all(state.pool.up):
+        if not state.running and not self.backend.expecting and state.pool.whole:
             waiting = ", ".join(f"{t.job.job.name}/{t.task.name}" for t in list(state.ready.values())[:5])
             raise StallError(
                 f"nothing runs and nothing will arrive, but the policy starts none of: {waiting or 'nothing'}"
@@ -253,6 +286,12 @@ class Scheduler:
                     self._ended(member, state.interrupt(member, left), Outcome.LOST)
             case NodeRestored(node):
                 state.pool.restore(node)
+            case DevicesLost(node, gpus, work_left):
+                state.pool.withdraw(node, gpus)
+                for member, left in work_left:
+                    self._ended(member, state.interrupt(member, left), Outcome.LOST)
+            case DevicesRestored(node, gpus):
+                state.pool.reinstate(node, gpus)
             case Cancelled(job_id) if job_id in state.jobs:
                 for run in state.cancel(job_id):
                     self._stop(run.allocation.member, run)

@@ -6,14 +6,26 @@ SimPy is used as timeouts with callbacks: one process a task would cost several 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import simpy
 
-from rlsched.model import Allocation, Cluster, Job, Member
-from rlsched.scheduler import Arrived, Event, Failed, Finished, NodeLost, NodeRestored, Preempted, WokeUp
+from rlsched.contention import Contention
+from rlsched.model import Allocation, Cluster, Job, Member, Share
+from rlsched.scheduler import (
+    Arrived,
+    DevicesLost,
+    DevicesRestored,
+    Event,
+    Failed,
+    Finished,
+    NodeLost,
+    NodeRestored,
+    Preempted,
+    WokeUp,
+)
 from rlsched.state import run_time
 
 HOUR = 3600.0
@@ -27,7 +39,8 @@ class Uncertainty:
         duration_noise: sigma of the log-normal factor (mean 1) between estimated and true duration of a member.
         failures_per_hour: rate at which a running member fails (exponential).
         node_losses_per_hour: rate at which each node is lost (exponential).
-        repair_time: seconds until a lost node is back.
+        device_losses_per_hour: rate at which each GPU is lost, and what runs on it (exponential).
+        repair_time: seconds until a lost node or GPU is back.
 
     Raises:
         ValueError: a negative value.
@@ -36,12 +49,37 @@ class Uncertainty:
     duration_noise: float = 0.0
     failures_per_hour: float = 0.0
     node_losses_per_hour: float = 0.0
+    device_losses_per_hour: float = 0.0
     repair_time: float = HOUR
 
     def __post_init__(self) -> None:
-        for name in ("duration_noise", "failures_per_hour", "node_losses_per_hour", "repair_time"):
+        rates = ("duration_noise", "failures_per_hour", "node_losses_per_hour", "device_losses_per_hour", "repair_time")
+        for name in rates:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class HostCosts:
+    """What running tasks on one host costs beyond their estimates.
+
+    Attributes:
+        launch_overhead: seconds that every run holds its devices beyond its set-up and work.
+        slowdown: how many times as long everything takes while 1, 2, 3 ... slots of a node are busy (see `Contention`);
+            with still more it is the last number. Empty: sharing a node costs nothing.
+
+    Raises:
+        ValueError: a negative time, or a slow-down that is not above 0.
+    """
+
+    launch_overhead: float = 0.0
+    slowdown: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.launch_overhead < 0:
+            raise ValueError(f"launch_overhead is {self.launch_overhead}, expected 0 or more")
+        if min(self.slowdown, default=1.0) <= 0:
+            raise ValueError(f"slowdown is {self.slowdown}, expected numbers above 0")
 
 
 @dataclass(slots=True, eq=False)
@@ -64,20 +102,28 @@ class Simulator:
         jobs: in order of release; consumed lazily, so that a long trace need not fit in memory.
         seed: of all randomness in the simulation.
         uncertainty: how reality departs from the estimates.
+        costs: of the host; default: none.
 
     Raises:
         ValueError: on `wait`, when a job is released before the one that came before it.
     """
 
     def __init__(
-        self, cluster: Cluster, jobs: Iterable[Job], seed: int = 0, uncertainty: Uncertainty | None = None
+        self,
+        cluster: Cluster,
+        jobs: Iterable[Job],
+        seed: int = 0,
+        uncertainty: Uncertainty | None = None,
+        costs: HostCosts | None = None,
     ) -> None:
         self.cluster = cluster
         self.uncertainty = uncertainty or Uncertainty()
+        self._launch_overhead = 0.0 if costs is None else costs.launch_overhead
         self._env = simpy.Environment()
+        self._contention = Contention(costs.slowdown, self._env) if costs is not None and costs.slowdown else None
         self._arrivals = iter(jobs)
-        self._durations_rng, self._failures_rng, self._losses_rng = (
-            np.random.default_rng([seed, stream]) for stream in range(3)
+        self._durations_rng, self._failures_rng, self._losses_rng, self._device_losses_rng = (
+            np.random.default_rng([seed, stream]) for stream in range(4)
         )
         self._jobs: dict[int, Job] = {}
         self._factors: dict[int, list[list[float]]] = {}
@@ -93,6 +139,10 @@ class Simulator:
         if self.uncertainty.node_losses_per_hour:
             for node in range(len(cluster.nodes)):
                 self._await_loss(node)
+        if self.uncertainty.device_losses_per_hour:
+            for node, spec in enumerate(cluster.nodes):
+                for gpu in range(spec.gpus):
+                    self._await_device_loss(node, gpu)
 
     @property
     def now(self) -> float:
@@ -117,14 +167,8 @@ class Simulator:
         overhead, work = run_time(task, task.modes[allocation.mode], self.cluster, len(shares), work_left, cold)
         if (factors := self._factors.get(job_id)) is not None:
             work *= factors[index][member.member]
-        seconds = overhead + work
-        ending: Finished | Failed = Finished(member)
-        if self.uncertainty.failures_per_hour:
-            fails_after = self._failures_rng.exponential(HOUR / self.uncertainty.failures_per_hour)
-            if fails_after < seconds:
-                seconds, ending = fails_after, Failed(member, "simulated failure")
-        self._runs[member] = run = _Run(allocation, self._now, overhead, work, work_left)
-        self._after(seconds, self._end, run, ending)
+        self._runs[member] = run = _Run(allocation, self._now, overhead + self._launch_overhead, work, work_left)
+        self._let_run(run, *self._fate(run))
 
     def stop(self, member: Member) -> None:
         run = self._runs[member]
@@ -132,7 +176,8 @@ class Simulator:
         left = self._left_now(run)
         if left * run.work > checkpoint_time * run.work_left:  # otherwise it ends before the checkpoint would
             self._runs[member] = stopped = _Run(run.allocation, self.now, 0.0, 0.0, run.work_left)
-            self._after(checkpoint_time, self._end, stopped, Preempted(member, left))
+            self._leave_host(run)
+            self._let_run(stopped, checkpoint_time, Preempted(member, left))
 
     def wait(self, until: float = math.inf) -> list[Event]:
         events: list[Event] = []
@@ -160,15 +205,36 @@ class Simulator:
         assert callbacks is not None
         callbacks.append(lambda _: action(*arguments))
 
+    def _fate(self, run: _Run) -> tuple[float, Finished | Failed]:
+        """After how many seconds a run ends, on a host of its own, and how."""
+        member, seconds = run.allocation.member, run.overhead + run.work
+        if self.uncertainty.failures_per_hour:
+            fails_after = self._failures_rng.exponential(HOUR / self.uncertainty.failures_per_hour)
+            if fails_after < seconds:
+                return fails_after, Failed(member, "simulated failure")
+        return seconds, Finished(member)
+
+    def _let_run(self, run: _Run, seconds: float, event: Finished | Failed | Preempted) -> None:
+        if self._contention is None:
+            self._after(seconds, self._end, run, event)
+        else:
+            self._contention.enter(run, run.allocation.shares, seconds, lambda: self._end(run, event))
+
+    def _leave_host(self, run: _Run) -> None:
+        if self._contention is not None:
+            self._contention.leave(run)
+
     def _left_now(self, run: _Run) -> float:
         """Part of the member's whole work that is left, given how long the run has been working."""
-        worked = max(0.0, self.now - run.start - run.overhead)
+        held = self.now - run.start if self._contention is None else self._contention.done(run)
+        worked = max(0.0, held - run.overhead)
         return run.work_left * max(0.0, 1.0 - worked / run.work) if run.work else run.work_left
 
     def _end(self, run: _Run, event: Finished | Failed | Preempted) -> None:
         """Report the end of a run, unless it was stopped or lost in the meantime."""
         if self._runs.get(event.member) is run:
             del self._runs[event.member]
+            self._leave_host(run)
             if isinstance(event, Preempted):
                 self._work_left[event.member] = event.work_left
             self._events.append(event)
@@ -210,10 +276,7 @@ class Simulator:
         self._after(seconds, self._lose, node)
 
     def _lose(self, node: int) -> None:
-        lost = [run for run in self._runs.values() if any(share.node == node for share in run.allocation.shares)]
-        for run in lost:
-            del self._runs[run.allocation.member]
-        work_left = tuple((run.allocation.member, run.work_left) for run in lost)
+        work_left = self._drop(run for run in self._runs.values() if any(s.node == node for s in run.allocation.shares))
         self._events.append(NodeLost(node, work_left))
         self._last_job[node] = [None] * len(self._last_job[node])
         self._after(self.uncertainty.repair_time, self._restore, node)
@@ -221,3 +284,28 @@ class Simulator:
     def _restore(self, node: int) -> None:
         self._events.append(NodeRestored(node))
         self._await_loss(node)
+
+    def _drop(self, runs: Iterable[_Run]) -> tuple[tuple[Member, float], ...]:
+        """Forget runs that have ended with their devices; what each of their members has left to do."""
+        lost = list(runs)
+        for run in lost:
+            del self._runs[run.allocation.member]
+            self._leave_host(run)
+        return tuple((run.allocation.member, run.work_left) for run in lost)
+
+    def _await_device_loss(self, node: int, gpu: int) -> None:
+        seconds = self._device_losses_rng.exponential(HOUR / self.uncertainty.device_losses_per_hour)
+        self._after(seconds, self._lose_device, node, gpu)
+
+    def _lose_device(self, node: int, gpu: int) -> None:
+        holding = (run for run in self._runs.values() if (node, gpu) in _devices(run.allocation.shares))
+        self._events.append(DevicesLost(node, (gpu,), self._drop(holding)))
+        self._after(self.uncertainty.repair_time, self._restore_device, node, gpu)
+
+    def _restore_device(self, node: int, gpu: int) -> None:
+        self._events.append(DevicesRestored(node, (gpu,)))
+        self._await_device_loss(node, gpu)
+
+
+def _devices(shares: Sequence[Share]) -> list[tuple[int, int]]:
+    return [(share.node, gpu) for share in shares for gpu in share.gpus]

@@ -12,6 +12,8 @@ from rlsched.scheduler import (
     Arrived,
     Cancelled,
     Decision,
+    DevicesLost,
+    DevicesRestored,
     Event,
     Failed,
     Finished,
@@ -113,6 +115,11 @@ class Story:
                 return f"n{node} is lost{held}"
             case NodeRestored(node):
                 return f"n{node} is back"
+            case DevicesLost(node, gpus, work_left):
+                held = "".join(f", {self._name(member)} has {left:g} left" for member, left in work_left)
+                return f"n{node}:{','.join(map(str, gpus))} is lost{held}"
+            case DevicesRestored(node, gpus):
+                return f"n{node}:{','.join(map(str, gpus))} is back"
             case Cancelled(job_id):
                 return f"{self._jobs[job_id].name} is cancelled"
             case WakeUp(at):
@@ -206,5 +213,6 @@ uncertainties = st.builds(
     duration_noise=st.sampled_from([0.0, 0.5]),
     failures_per_hour=st.sampled_from([0.0, 30.0]),
     node_losses_per_hour=st.sampled_from([0.0, 20.0]),
+    device_losses_per_hour=st.sampled_from([0.0, 20.0]),
     repair_time=st.sampled_from([1.0, 100.0]),
 )

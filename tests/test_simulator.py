@@ -232,7 +232,37 @@ def test_jobs_out_of_order_are_refused() -> None:
         tell([job("a", release=5), job("b", release=3)], gpus(1))
 
 
-@pytest.mark.parametrize("name", ["duration_noise", "failures_per_hour", "node_losses_per_hour", "repair_time"])
+def test_a_lost_gpu_returns_what_runs_on_it_and_is_not_handed_out() -> None:
+    """The other GPU of the node goes on; a gang waits until both are there."""
+    one, wide = job("a", task("t", 4)), job("b", task("t", 5), task("wide", 2, gpus=2))
+    simulator = Simulator(gpus(2), [one, wide], uncertainty=Uncertainty(repair_time=7))
+    simulator._after(1, lambda: simulator._lose_device(0, 0))
+    simulator._await_device_loss = lambda node, gpu: None  # type: ignore[method-assign]  # not again
+    story = Story()
+    Witness(simulator, story).scheduler.run(first_fit).check()
+    assert story.lines[4:] == [
+        (1, "n0:0 is lost, a/t has 1 left"),
+        (5, "b/t finishes"),
+        (5, "a/t starts on n0:1"),
+        (8, "n0:0 is back"),
+        (9, "a/t finishes"),
+        (9, "b/wide starts on n0:0,1"),
+        (11, "b/wide finishes"),
+    ]
+
+
+def test_device_losses_come_at_the_rate_asked_for() -> None:
+    """Each of ten GPUs is in service for half an hour and out of it for half an hour on average."""
+    uncertainty = Uncertainty(device_losses_per_hour=2, repair_time=1800)
+    workload = [job("a", task("t", 1), release=1000 * 3600.0)]
+    story = tell(workload, gpus(5, nodes=2), uncertainty=uncertainty, seed=1)
+    assert len(story.of("lost")) / 10_000 == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["duration_noise", "failures_per_hour", "node_losses_per_hour", "device_losses_per_hour", "repair_time"],
+)
 def test_negative_uncertainty_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is -1, expected 0 or more"):
         Uncertainty(**{name: -1})

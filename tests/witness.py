@@ -8,7 +8,18 @@ import pytest
 from builders import Story
 
 from rlsched.model import Allocation, Job, Member, Mode, Task
-from rlsched.scheduler import Arrived, Decision, Event, Failed, Finished, NodeLost, Preempted, Scheduler
+from rlsched.scheduler import (
+    Arrived,
+    Decision,
+    DevicesLost,
+    DevicesRestored,
+    Event,
+    Failed,
+    Finished,
+    NodeLost,
+    Preempted,
+    Scheduler,
+)
 from rlsched.simulator import Simulator
 
 
@@ -26,6 +37,7 @@ class Witness:
         self.jobs: dict[int, Job] = {}
         self.gpus: dict[tuple[int, int], Member] = {}
         self.taken: defaultdict[tuple[int, str], float] = defaultdict(float)
+        self.out: set[tuple[int, int]] = set()
         self.served: dict[tuple[int, int], int] = {}
         self.running: dict[Member, tuple[Allocation, float, float]] = {}  # with start and seconds of overhead
         self.left: defaultdict[Member, float] = defaultdict(lambda: 1.0)
@@ -71,6 +83,14 @@ class Witness:
                     assert left == self.left[member]
                     self.end(member)
                 self.served = {key: of for key, of in self.served.items() if key[0] != node}
+            case DevicesLost(node, gpus, work_left):
+                self.out |= {(node, gpu) for gpu in gpus}
+                assert {self.gpus[device] for device in self.out & self.gpus.keys()} == {m for m, _ in work_left}
+                for member, left in work_left:
+                    assert left == self.left[member]
+                    self.end(member)
+            case DevicesRestored(node, gpus):
+                self.out -= {(node, gpu) for gpu in gpus}
 
     def task(self, member: Member) -> Task:
         return self.jobs[member.job].tasks[member.task]
@@ -90,6 +110,7 @@ class Witness:
         held = [(share.node, gpu) for share in allocation.shares for gpu in share.gpus]
         assert len(held) == mode.gpus, "a gang is whole"
         assert not self.gpus.keys() & set(held), "a device is held twice"
+        assert not self.out & set(held), "a device is out of service"
         cold = any(self.served.get(device) != member.job for device in held)
         overhead = self.task(member).setup_time * cold + self.task(member).checkpoint_time * (self.left[member] < 1)
         self.running[member] = (allocation, self.now, overhead)

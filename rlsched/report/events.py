@@ -13,6 +13,8 @@ from rlsched.scheduler import (
     Arrived,
     Cancelled,
     Decision,
+    DevicesLost,
+    DevicesRestored,
     Event,
     Failed,
     Finished,
@@ -37,7 +39,7 @@ class EventLog:
 
     Further kinds: `failed` (`reason`), `stopping` (a preemption was decided), `preempted` (`work_left`),
     `progressed` (`expected_end`), `node_lost` (`node`, `lost`: members with their `work_left`), `node_restored`,
-    `cancelled` (`job`).
+    and `devices_lost` and `devices_restored` (`node`, `gpus`).
 
     Args:
         path: the file; it is overwritten.
@@ -91,6 +93,11 @@ class EventLog:
                 return {"kind": "node_lost", "node": node, "lost": lost}
             case NodeRestored(node):
                 return {"kind": "node_restored", "node": node}
+            case DevicesLost(node, gpus, work_left):
+                lost = [{**self._member(member), "work_left": left} for member, left in work_left]
+                return {"kind": "devices_lost", "node": node, "gpus": list(gpus), "lost": lost}
+            case DevicesRestored(node, gpus):
+                return {"kind": "devices_restored", "node": node, "gpus": list(gpus)}
             case Cancelled(job_id):
                 return {"kind": "cancelled", "job": job_id}
             case WakeUp(at):
