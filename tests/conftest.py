@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent, indent
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import psutil
 import pytest
 from builders import first_fit
+from fake_nvml import FakeGpu, FakeNvml
 from queues import Start, Up, permit
 
 from rlsched.executor.devices import Machine
@@ -103,6 +105,25 @@ def _sleeper(task: Task) -> tuple[str, ...]:
         return ("sleep", str(task.shortest))
     seconds = json.dumps({mode.gpus: mode.duration for mode in task.modes})
     return (sys.executable, "-I", "-S", "-c", _SLEEPER, seconds)
+
+
+Plug = Callable[[Sequence[FakeGpu] | None], FakeNvml]
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
+    """Gives the machine these GPUs, 8 cores and 64 GiB, or takes even the driver away."""
+
+    def put(gpus: Sequence[FakeGpu] | None) -> FakeNvml:
+        nvml = FakeNvml(gpus)
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+        memory = SimpleNamespace(total=64 * 2**30, used=8 * 2**30)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        return nvml
+
+    return put
 
 
 class Execute(Protocol):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import first_fit, job, lazy, task
-from conftest import Play
+from builders import first_fit, gpus, job, lazy, task
+from conftest import Happening, Play, Plug, sleeps
+from fake_nvml import FakeGpu
 
+from rlsched.executor import guard
+from rlsched.executor.devices import local_machine
+from rlsched.executor.executor import Executor
+from rlsched.executor.rundir import RunDirectory
 from rlsched.model import Allocation, Cluster, Job, Mode, Node, Preemption, Task
 from rlsched.policies.registry import describe, load_policy
 from rlsched.schedule import Outcome
@@ -18,12 +24,15 @@ from rlsched.scheduler import (
     Backend,
     Cancelled,
     Decision,
+    DevicesLost,
+    DevicesRestored,
     Event,
     Finished,
     Preempted,
     Scheduler,
     StallError,
 )
+from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State
 
 TWO_KINDS = Cluster(
@@ -128,6 +137,42 @@ def test_a_preempted_task_goes_on_with_another_number_of_gpus(play: Play) -> Non
     played.schedule.check()
     outcomes = [run.outcome for run in played.schedule.runs if run.member.task == 0]
     assert outcomes == [Outcome.PREEMPTED, Outcome.FINISHED]
+
+
+@pytest.mark.parametrize("backend", ["simulator", "executor"])
+def test_a_gpu_that_is_out_of_service_is_not_handed_out(
+    backend: str, plug: Plug, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two is lost from the beginning until two tasks have ended; the gang of two waits for it."""
+    monkeypatch.setattr(guard, "CHECK_INTERVAL", 0.01)
+    work = job("a", task("one", 0.05, array=2), task("wide", 0.02, gpus=2))
+    happenings: list[Happening] = []
+    finished: list[Event] = []
+
+    def observe(time: float, what: Event | Decision) -> None:
+        happenings.append((time, what))
+        if isinstance(what, Finished):
+            finished.append(what)
+        if len(finished) == 2:
+            first.processes.clear()
+
+    first = FakeGpu("GPU-aaaa", processes=[4711])
+    if backend == "simulator":
+        simulator = Simulator(gpus(2), [work], uncertainty=Uncertainty(repair_time=0.11))
+        simulator._after(0.0, lambda: simulator._lose_device(0, 0))
+        simulator._await_device_loss = lambda node, gpu: None  # type: ignore[method-assign]  # not again
+        schedule = Scheduler(simulator, observe).run(first_fit)
+    else:
+        plug([first, FakeGpu("GPU-bbbb")])
+        directory = RunDirectory(tmp_path / "run")
+        with Executor(local_machine(), directory, [sleeps(work, tmp_path)]) as executor:
+            schedule = Scheduler(executor, observe).run(first_fit)
+        directory.close()
+    schedule.check()
+    told = [type(what) for _, what in happenings if isinstance(what, DevicesLost | DevicesRestored | Allocation)]
+    assert told == [DevicesLost, Allocation, Allocation, DevicesRestored, Allocation]
+    starts = [what.shares[0].gpus for _, what in happenings if isinstance(what, Allocation)]
+    assert starts == [(1,), (1,), (0, 1)]
 
 
 class Interrupted:

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import psutil
 import pytest
-from conftest import Execute
-from fake_nvml import FakeGpu, FakeNvml
+from conftest import Execute, Plug
+from fake_nvml import FakeGpu
 
-from rlsched.executor.devices import local_machine, short_type
+from rlsched.executor.devices import local_machine
+from rlsched.executor.nvml import short_type
 from rlsched.model import Share
 
 A, B, C = FakeGpu("GPU-aaaa"), FakeGpu("GPU-bbbb"), FakeGpu("GPU-cccc")
 OLD = FakeGpu("GPU-dddd", "Tesla V100-SXM2-16GB", 16)
-
-Plug = Callable[[Sequence[FakeGpu] | None], FakeNvml]
-
-
-@pytest.fixture
-def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
-    """Gives the machine these GPUs, 8 cores and 64 GiB, or takes even the driver away."""
-
-    def put(gpus: Sequence[FakeGpu] | None) -> FakeNvml:
-        nvml = FakeNvml(gpus)
-        monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64 * 2**30}))
-        return nvml
-
-    return put
 
 
 def test_gpus_become_one_node_with_their_uuids(plug: Plug) -> None:
@@ -74,11 +55,52 @@ def test_an_inherited_cuda_visible_devices_is_respected(
 
 
 def test_an_inherited_device_that_does_not_exist_is_an_error(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among them MIG instances: running on CPU slots instead would be a surprise."""
+    """Running on CPU slots instead would be a surprise."""
     plug([A])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES names 'MIG-1234', expected one of the 1 GPUs"):
         local_machine()
+
+
+def in_mig_mode() -> FakeGpu:
+    """An A100 that is cut into two small instances and a larger one."""
+    parts = [("MIG-1111", "1g.10gb", 10), ("MIG-2222", "1g.10gb", 10), ("MIG-3333", "3g.40gb", 40)]
+    name = "NVIDIA A100-SXM4-80GB"
+    instances = [FakeGpu(uuid, name, memory, profile=profile) for uuid, profile, memory in parts]
+    return FakeGpu("GPU-eeee", name, instances=instances)
+
+
+def test_a_gpu_in_mig_mode_is_replaced_by_its_instances(plug: Plug) -> None:
+    """Each is a device with a UUID, a type and memory of its own."""
+    plug([A, in_mig_mode()])
+    machine = local_machine()
+    kinds = [(node.gpu_type, node.gpus, node.gpu_memory) for node in machine.cluster.nodes]
+    assert kinds == [("a100", 1, 80.0), ("a100-1g.10gb", 2, 10.0), ("a100-3g.40gb", 1, 40.0)]
+    assert machine.devices == (("GPU-aaaa",), ("MIG-1111", "MIG-2222"), ("MIG-3333",))
+    assert machine.visible([Share(1, (1,))]) == "MIG-2222"
+
+
+def test_a_gpu_in_mig_mode_without_instances_offers_nothing(plug: Plug) -> None:
+    plug([A, FakeGpu("GPU-eeee", instances=[])])
+    assert local_machine().devices == (("GPU-aaaa",),)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("MIG-2222", (("MIG-2222",),)),
+        ("MIG-3,GPU-a", (("MIG-3333",), ("GPU-aaaa",))),
+        ("GPU-e", (("MIG-1111", "MIG-2222"), ("MIG-3333",))),
+        ("1", (("MIG-1111", "MIG-2222"), ("MIG-3333",))),
+    ],
+)
+def test_an_inherited_cuda_visible_devices_may_name_mig_instances(
+    setting: str, expected: tuple[tuple[str, ...], ...], plug: Plug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU that they are part of stands for all of them."""
+    plug([A, in_mig_mode()])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    assert local_machine().devices == expected
 
 
 @pytest.mark.parametrize("gpus", [None, []])
@@ -105,6 +127,13 @@ def test_slots_can_be_chosen(plug: Plug) -> None:
     assert (node.gpus, node.gpu_type, node.cpus) == (12, "cpu", 12)
     with pytest.raises(ValueError, match="slots is 0, expected 1 or more"):
         local_machine(slots=0)
+
+
+def test_a_gpu_that_has_fallen_off_the_bus_is_left_out(plug: Plug, caplog: pytest.LogCaptureFixture) -> None:
+    """The others keep their numbers."""
+    plug([FakeGpu("GPU-gone", gone=True), A])
+    assert local_machine().devices == (("GPU-aaaa",),)
+    assert [record.message for record in caplog.records] == ["GPU 0 is not used, it cannot be read: GPU is lost"]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_the_status_can_be_read_without_the_workflow(execute: Execute, folder: P
     status = read_status(folder / "elsewhere")
     assert status == result.status
     assert (status.state, status.workflow, status.policy) == (RunState.COMPLETED, "flow", "first fit")
-    assert not (folder / "runs").exists()
+    assert not (folder / "runs" / "flow").exists()
 
 
 @pytest.mark.parametrize("name", ["", "missing", "source"])

@@ -27,6 +27,13 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Processes = Annotated[int, typer.Option("--processes", min=0, help="Parallel processes; 0: one a core.")]
+SampleInterval = Annotated[
+    float, typer.Option("--sample-interval", min=0, help="Seconds between samples of devices and tasks; 0: none.")
+]
+MetricsPort = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--metrics-port", min=0, help="Serve metrics for Prometheus on this port of 127.0.0.1; 0: any."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
 PolicyOption = Annotated[
     str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a policy's file or folder.")
@@ -208,6 +215,13 @@ def simulate(
         Optional[Path],  # noqa: UP045
         typer.Option("--trace", help="Write a trace for ui.perfetto.dev or chrome://tracing."),
     ] = None,
+    slots: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--slots", min=1, help="For a workflow: CPU slots as `rlsched run --slots` has them."),
+    ] = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="For a workflow: predict with what earlier runs took.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Simulate one workload under a policy, or predict how long a workflow will take.
@@ -216,11 +230,11 @@ def simulate(
 
       rlsched simulate het16 --policy srpt --seed 7 --events events.jsonl --trace trace.json
 
-      rlsched simulate experiments/workflows/news.yaml --policy critical-path
+      rlsched simulate experiments/workflows/news.yaml --policy critical-path --slots 2
     """
     from rlsched.cli.simulate import simulate as command
 
-    command(what, policy, cluster, seed, events, trace, json)
+    command(what, policy, cluster, seed, events, trace, slots, history, json)
 
 
 @app.command("import", epilog="FORMAT is tpch, gavel, philly, openb, wfformat, psplib or swf; see docs/workloads.md.")
@@ -279,6 +293,11 @@ def run(
         Optional[int],  # noqa: UP045
         typer.Option("--slots", min=1, help="CPU slots, where there are no GPUs; default: one a core."),
     ] = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Plan with what tasks took in earlier runs.")
+    ] = True,
+    sample_interval: SampleInterval = 2.0,
+    metrics_port: MetricsPort = None,
     json: Json = False,
 ) -> None:
     """Run a workflow on this machine: GPUs if there are any, CPU slots otherwise.
@@ -290,16 +309,35 @@ def run(
       rlsched run experiments/workflows/digits.yaml --policy sjf
 
       rlsched run flow.yaml --policy runs/het16 --slots 4
+
+      rlsched run flow.yaml --metrics-port 9180 --sample-interval 10
     """
     from rlsched.cli.run import run as command
 
-    command(workflow, policy, run_dir, slots, json)
+    command(workflow, policy, run_dir, slots, history, sample_interval, metrics_port, json)
 
 
 @app.command()
 def status(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
     """Show what has become of a run's tasks."""
     from rlsched.cli.run import status as command
+
+    command(run_dir, json)
+
+
+@app.command()
+def replay(run_dir: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
+    """Re-enact a real run in the simulator, and say how far the two are apart.
+
+    Twice: with the estimates that were known before the run, and with what each task has really taken.
+
+    Examples:
+
+      rlsched replay experiments/workflows/runs/digits
+
+      rlsched replay runs/news --json | jq .measured.makespan_error
+    """
+    from rlsched.cli.replay import replay as command
 
     command(run_dir, json)
 
@@ -329,6 +367,8 @@ def up(
     ] = None,
     token_file: TokenOption = None,
     keep: Annotated[str, typer.Option("--keep", help="How long jobs that have ended stay listed.")] = "7d",
+    sample_interval: SampleInterval = 2.0,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Keep a scheduler running, for jobs that are submitted one after the other.
 
@@ -345,7 +385,7 @@ def up(
     """
     from rlsched.cli.up import up as command
 
-    command(policy, state, slots, socket, group, tcp, token_file, keep)
+    command(policy, state, slots, socket, group, tcp, token_file, keep, sample_interval, metrics_port)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlsched.cli.guard import choice_of, listen
+from rlsched.cli.metrics import metrics_on
 from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import console, messages, print_json
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
@@ -36,9 +37,21 @@ _COLOURS = {
 }
 
 
-def run(workflow_file: Path, policy: str, run_dir: Path | None, slots: int | None, json: bool) -> None:
+def run(
+    workflow_file: Path,
+    policy: str,
+    run_dir: Path | None,
+    slots: int | None,
+    history: bool,
+    sample_interval: float,
+    metrics_port: int | None,
+    json: bool,
+) -> None:
     loaded = load_policy(policy)
-    result = run_with_progress(load_workflow(workflow_file), policy, run_dir, slots, loaded)
+    workflow = load_workflow(workflow_file)
+    with metrics_on(metrics_port) as metrics:
+        options = {"slots": slots, "history": history, "sample_interval": sample_interval, "metrics": metrics}
+        result = run_with_progress(workflow, policy, run_dir, loaded, **options)
     if json:
         print_json(_as_json(result.status) | {"nothing_to_do": result.nothing_to_do} | choice_of(loaded))
     else:
@@ -55,21 +68,24 @@ def status(run_dir: Path, json: bool) -> None:
 
 
 def run_with_progress(
-    workflow: Workflow, policy: str, run_dir: Path | None, slots: int | None, loaded: Policy | None = None
+    workflow: Workflow, policy: str, run_dir: Path | None, loaded: Policy | None = None, **options: Any
 ) -> RunResult:
     """Run a workflow and show how it goes: a live table on a terminal, a line an event elsewhere.
 
-    Writes gantt.html and trace.json of what this call ran into the run directory. `loaded` is the policy itself, if the
-    caller has loaded it.
+    Writes gantt.html and trace.json of what this call ran into the run directory.
+
+    Args:
+        loaded: the policy itself, if the caller has loaded it.
+        options: of `run_workflow`.
     """
     directory = run_dir or default_run_dir(workflow)
     chosen = loaded or load_policy(policy)
     listen(chosen)
     if messages.is_terminal:
         with Live(get_renderable=lambda: _live(directory), console=messages, refresh_per_second=2, transient=True):
-            result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots)
+            result = run_workflow(workflow, chosen, directory, policy_name=policy, **options)
     else:
-        result = run_workflow(workflow, chosen, directory, policy_name=policy, slots=slots, observe=Narrator())
+        result = run_workflow(workflow, chosen, directory, policy_name=policy, observe=Narrator(), **options)
     if result.schedule.runs:
         write_gantt(result.schedule, directory / "gantt.html", f"{workflow.name} under {policy}", manifest(seeds=[]))
         write_trace(result.schedule, directory / "trace.json")
@@ -84,18 +100,19 @@ def print_summary(result: RunResult) -> None:
         return
     units = {unit.name: unit for unit in current.units}
     table = Table(title=f"{current.workflow} under {current.policy}: {current.state}", title_justify="left")
-    for column in ("task", "state", "waited", "ran", "devices"):
-        table.add_column(column, justify="right" if column in ("waited", "ran") else "left")
+    gpus = any(unit.usage is not None and unit.usage.gpu_memory is not None for unit in current.units)
+    for column in ("task", "state", "waited", "ran", "devices", *(("GPU memory", "GPU use") if gpus else ())):
+        table.add_column(column, justify="left" if column in ("task", "state", "devices") else "right")
     shown = set()
     for run in sorted(result.schedule.runs, key=lambda run: run.start):
         name = result.schedule.name_of(run).split("/", 1)[1]
         unit = units[name]
         shown.add(name)
         waited, ran = duration(run.start - run.ready_at), duration(run.end - run.start)
-        table.add_row(Text(name), _state(unit), waited, ran, ", ".join(unit.devices))
+        table.add_row(Text(name), _state(unit), waited, ran, ", ".join(unit.devices), *(_gpu_use(unit) if gpus else ()))
     for unit in current.units:
         if unit.name not in shown:
-            table.add_row(Text(unit.name), _state(unit), "", "", "")
+            table.add_row(Text(unit.name), _state(unit))
     console.print(table)
     for unit in current.units:
         if unit.state is UnitState.FAILED:
@@ -105,6 +122,8 @@ def print_summary(result: RunResult) -> None:
         console.print(_makespan(current))
     if current.handovers:
         console.print(_handovers(current))
+    if current.learned:
+        console.print(f"estimates: {_among(current)} from earlier runs", markup=False)
     if result.schedule.runs:
         console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
 
@@ -144,6 +163,18 @@ def _handovers(current: RunStatus) -> str:
 def _state(unit: UnitStatus) -> Text:
     tries = f" (attempt {unit.attempts})" if unit.attempts > 1 else ""
     return Text(unit.state + tries, style=_COLOURS.get(unit.state, ""))
+
+
+def _gpu_use(unit: UnitStatus) -> tuple[str, str]:
+    """Peak memory of a GPU, and utilisation."""
+    usage = unit.usage
+    memory = "" if usage is None or usage.gpu_memory is None else f"{usage.gpu_memory:.1f} GiB"
+    return memory, "" if usage is None or usage.gpu_utilisation is None else f"{usage.gpu_utilisation:.0%}"
+
+
+def _among(current: RunStatus) -> str:
+    """The tasks with learned estimates: their names if they are few."""
+    return ", ".join(current.learned) if len(current.learned) <= 6 else f"of {len(current.learned)} tasks"
 
 
 def _elapsed(unit: UnitStatus) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
@@ -29,9 +30,11 @@ def simulate(
     seed: int | None,
     events: Path | None,
     trace: Path | None,
+    slots: int | None,
+    history: bool,
     json: bool,
 ) -> None:
-    simulator, played, scenario = _simulator(what, cluster_file, seed)
+    simulator, played, scenario, learned = _subject(what, cluster_file, seed, slots, history)
     loaded = load_policy(policy, seed=played)
     listen(loaded)
     if isinstance(loaded, AutoPolicy) and scenario is not None:
@@ -44,28 +47,49 @@ def simulate(
         write_trace(schedule, trace)
     metrics = schedule.metrics()
     if json:
-        content = {"what": what, "policy": policy, **choice_of(loaded), "metrics": metrics}
+        from_runs = {} if learned is None else {"learned": sorted(learned)}
+        content = {"what": what, "policy": policy, **choice_of(loaded), "metrics": metrics, **from_runs}
         print_json(content | {"manifest": manifest(seeds=[played])})
     else:
         console.print(_table(what, policy, played, metrics))
+        if learned:
+            console.print(f"estimates: of {len(learned)} tasks from earlier runs")
         _say_where(events, trace)
 
 
-def _simulator(what: str, cluster_file: Path | None, seed: int | None) -> tuple[Simulator, int, Scenario | None]:
-    """What is to be simulated, the seed, and the scenario if it is of one."""
+class _Subject(NamedTuple):
+    """What is to be simulated.
+
+    Attributes:
+        scenario: if it is of one.
+        learned: of a workflow: the tasks whose estimates are from earlier runs.
+    """
+
+    simulator: Simulator
+    seed: int
+    scenario: Scenario | None = None
+    learned: frozenset[str] | None = None
+
+
+def _subject(what: str, cluster_file: Path | None, seed: int | None, slots: int | None, history: bool) -> _Subject:
     path = Path(what)
     if not is_workload_file(path) and is_workflow_file(path):
         from rlsched.executor.devices import local_machine
+        from rlsched.executor.experience import NOTHING, recall
+        from rlsched.executor.work import work_of
 
         workflow = load_workflow(path)
-        cluster = local_machine().cluster if cluster_file is None else load_cluster(cluster_file)
+        cluster = local_machine(slots).cluster if cluster_file is None else load_cluster(cluster_file)
         check_feasible(workflow, cluster)
-        return Simulator(cluster, [workflow.job], seed or 0), seed or 0, None
+        known = recall(workflow) if history else NOTHING
+        work, learned = known.applied_to(work_of(workflow), cluster)
+        costs = known.calibration.costs(cluster)
+        return _Subject(Simulator(cluster, [work.job], seed or 0, costs=costs), seed or 0, learned=learned)
     scenario = load_scenario(what)
     if cluster_file is not None:
         scenario = scenario.with_(cluster=load_cluster(cluster_file))
     played = scenario.seeds.report if seed is None else seed
-    return scenario.simulator(played), played, scenario
+    return _Subject(scenario.simulator(played), played, scenario)
 
 
 def _table(what: str, policy: str, seed: int, metrics: dict[str, float]) -> Table:

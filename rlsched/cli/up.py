@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import grp
 import sys
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rlsched.cli.metrics import metrics_on
 from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import messages
-from rlsched.executor.devices import local_machine
-from rlsched.executor.executor import InterruptedRun
+from rlsched.executor.devices import Machine, local_machine
+from rlsched.executor.interruption import InterruptedRun
+from rlsched.executor.monitor import Monitor
 from rlsched.policies.auto import AutoPolicy
 from rlsched.policies.registry import load_policy
 from rlsched.queue.address import default_state_dir, tcp_address, unix_address
@@ -18,6 +23,9 @@ from rlsched.queue.records import QueueDirectory
 from rlsched.queue.requests import Requests
 from rlsched.queue.service import Service
 from rlsched.workflow.schema import read_seconds
+
+if TYPE_CHECKING:
+    from rlsched.executor.metrics import Metrics, MetricsServer
 
 
 def up(
@@ -29,6 +37,8 @@ def up(
     tcp: str | None,
     token_file: Path | None,
     keep: str,
+    sample_interval: float,
+    metrics_port: int | None,
 ) -> None:
     folder = (state or default_state_dir()).absolute()
     address = unix_address(socket or folder / "socket")
@@ -54,10 +64,16 @@ def up(
                         f"{port}: the token and all else pass unencrypted to wherever this can be reached from"
                     )
             narrator = Narrator(several=True)
-            service = Service(directory, machine, chosen, policy, narrator, narrator.ended)
-            listener.answer = Requests(service, policy, listed)
-            messages.print(f"up: {address}{'' if port is None else f', {port}'}; {folder}", markup=False)
-            service.run(listener)
+            monitor = Monitor(folder, machine, sample_interval) if sample_interval else None
+            with metrics_on(metrics_port) as metrics, closing(monitor) if monitor is not None else nullcontext():
+                shown = None if metrics is None else _metrics(metrics, machine, monitor, lambda: service)
+                observe = narrator if shown is None else shown.beside(narrator)
+                service = Service(directory, machine, chosen, policy, observe, narrator.ended, monitor=monitor)
+                if shown is not None:
+                    shown.watch(service.scheduler)
+                listener.answer = Requests(service, policy, listed)
+                messages.print(f"up: {address}{'' if port is None else f', {port}'}; {folder}", markup=False)
+                service.run(listener)
         finally:
             listener.close()
     except InterruptedRun as request:
@@ -65,6 +81,20 @@ def up(
         sys.exit(128 + request.signal)
     finally:
         directory.close()
+
+
+def _metrics(
+    server: MetricsServer, machine: Machine, monitor: Monitor | None, service: Callable[[], Service]
+) -> Metrics:
+    from rlsched.executor.metrics import Metrics
+
+    return Metrics(
+        server.registry,
+        machine,
+        lambda: service().executor.out_of_service,
+        lambda: None if monitor is None else monitor.latest,
+        lambda: service().journal_errors,
+    )
 
 
 def _group(name: str) -> int:

@@ -17,6 +17,7 @@ from rlsched.executor.history import Attempt, Ending
 from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.process import Exit, Process, collect, move_failed
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.usage import Usage
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Mode, Share
@@ -166,6 +167,7 @@ def _record(
         reason=verdict.reason,
         ended=end and end.time,
         began=end and end.began,
+        usage=Usage(cpu=None if end is None else end.cpu).as_record(),
         beginning=beginning_of(unit, end) if unit is not None and end is not None else None,
     )
 

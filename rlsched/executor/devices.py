@@ -1,12 +1,8 @@
-"""What this machine has to offer: its GPUs as NVML sees them, or CPU slots where there are none.
-
-No CUDA call is made: a process that has touched CUDA holds memory on the device and cannot fork safely.
-"""
+"""What this machine has to offer: its GPUs as NVML sees them, or CPU slots where there are none."""
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -14,10 +10,10 @@ from typing import NamedTuple
 
 import psutil
 
+from rlsched.executor.nvml import GIB, Gpu, find_gpus
 from rlsched.model import Cluster, Node, Share
 
 CPU = "cpu"
-_GIB = 2.0**30
 
 
 class Machine(NamedTuple):
@@ -25,7 +21,8 @@ class Machine(NamedTuple):
 
     Attributes:
         cluster: a node for each kind of GPU, or a single one whose "GPUs" are CPU slots.
-        devices: for each node, the ids of its GPUs (UUIDs) or slots (cpu:0, cpu:1 ...), by their index there.
+        devices: for each node, by their index there, the ids of its GPUs or MIG instances (UUIDs), or of its slots
+            (cpu:0, cpu:1 ...).
     """
 
     cluster: Cluster
@@ -50,19 +47,12 @@ class Machine(NamedTuple):
         return ",".join(self.held([share for share in shares if self.cluster.nodes[share.node].gpu_type != CPU]))
 
 
-class Gpu(NamedTuple):
-    """A GPU: its UUID, its type such as "a100", its memory in GiB."""
-
-    uuid: str
-    type: str
-    memory: float
-
-
 def local_machine(slots: int | None = None) -> Machine:
     """This machine: the GPUs that NVML finds and `CUDA_VISIBLE_DEVICES` allows, otherwise CPU slots.
 
-    GPUs of several types, or of one type with different memory, become several nodes, since a node has GPUs of one
-    kind; the machine's cores and memory are split among these in proportion to their GPUs.
+    A GPU in MIG mode is replaced by its instances. GPUs of several types, or of one type with different memory, become
+    several nodes, since a node has GPUs of one kind; the machine's cores and memory are split among these in proportion
+    to their GPUs.
 
     Args:
         slots: use that many CPU slots (each counts as a core at least), and leave GPUs alone. None: one slot per
@@ -75,7 +65,7 @@ def local_machine(slots: int | None = None) -> Machine:
         raise ValueError(f"slots is {slots}, expected 1 or more")
     host = socket.gethostname() or "localhost"
     cores = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory().total / _GIB
+    memory = psutil.virtual_memory().total / GIB
     gpus = _visible(find_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")) if slots is None else []
     if gpus:
         return _machine_of(gpus, host, cores, memory)
@@ -84,54 +74,27 @@ def local_machine(slots: int | None = None) -> Machine:
     return Machine(Cluster((node,)), (tuple(f"{CPU}:{slot}" for slot in range(slots)),))
 
 
-def find_gpus() -> list[Gpu]:
-    """All GPUs of this machine, in NVML's order; none if there is no driver."""
-    import pynvml
+def _visible(gpus: list[list[Gpu]], setting: str | None) -> list[Gpu]:
+    """What a `CUDA_VISIBLE_DEVICES` leaves visible: indices, or UUIDs that may be cut short; -1 ends it.
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            Gpu(
-                pynvml.nvmlDeviceGetUUID(handle),
-                short_type(pynvml.nvmlDeviceGetName(handle)),
-                pynvml.nvmlDeviceGetMemoryInfo(handle).total / _GIB,
-            )
-            for handle in handles
-        ]
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def short_type(name: str) -> str:
-    """A GPU's type as people write it: "NVIDIA A100-SXM4-80GB" is "a100", "NVIDIA GeForce RTX 4090" is "rtx-4090".
-
-    Maker and series, form factor and memory are left out.
+    A GPU in MIG mode stands for all of its instances.
     """
-    words = name.lower().split()
-    while words[1:] and words[0] in ("nvidia", "tesla", "geforce", "quadro"):
-        words = words[1:]
-    return re.sub(r"-(sxm\d*|pci-?e|pg\d+|nvl|\d+gb|hbm\w*)\b.*", "", "-".join(words))
-
-
-def _visible(gpus: list[Gpu], setting: str | None) -> list[Gpu]:
-    """The GPUs that a `CUDA_VISIBLE_DEVICES` leaves visible: indices, or UUIDs that may be cut short; -1 ends it."""
     if setting is None or not gpus:
-        return gpus
+        return [unit for units in gpus for unit in units]
     chosen: dict[Gpu, None] = {}
     for entry in map(str.strip, setting.split(",")):
         if entry in ("", "-1", "NoDevFiles"):
             break
-        index = int(entry) if entry.isdigit() else None
-        named = gpus[index : index + 1] if index is not None else [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
+        if entry.isdigit():
+            named = gpus[int(entry) : int(entry) + 1]
+        else:
+            named = [units for units in gpus if units and units[0].parent.startswith(entry)]
+            named += [[unit] for units in gpus for unit in units if [unit] not in named and unit.uuid.startswith(entry)]
         if len(named) != 1:
             raise ValueError(
                 f"CUDA_VISIBLE_DEVICES names {entry!r}, expected one of the {len(gpus)} GPUs of the machine"
             )
-        chosen[named[0]] = None
+        chosen |= dict.fromkeys(named[0])
     return list(chosen)
 
 

@@ -16,14 +16,18 @@ from typing import Protocol
 
 from rlsched.executor.adoption import Adopted
 from rlsched.executor.devices import Machine
-from rlsched.executor.handover import Devices, beginning_of
+from rlsched.executor.guard import Guard, Reason
+from rlsched.executor.handover import Devices
 from rlsched.executor.history import Ending
+from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.journal import JournalError
-from rlsched.executor.process import Exit, move_failed
+from rlsched.executor.monitor import Monitor
+from rlsched.executor.process import move_failed
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
-from rlsched.executor.running import Held, Running, task_environment
+from rlsched.executor.running import Held, Running, record_end, task_environment
 from rlsched.executor.starter import Launch, NotStartedError, Stopping
+from rlsched.executor.usage import Usage
 from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit, Work
@@ -33,18 +37,6 @@ from rlsched.scheduler import Arrived, Cancelled, Event, Failed, Finished, Preem
 GRACE = 10.0
 PROGRESS_INTERVAL = 1.0
 _log = logging.getLogger(__name__)
-
-
-class InterruptedRun(Exception):  # noqa: N818  # it is a request, no error
-    """Somebody asked the run to end.
-
-    Attributes:
-        signal: with which signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.signal = number
 
 
 class Watched(Protocol):
@@ -74,6 +66,7 @@ class Executor:
         grace: seconds that a task has from when it is asked to stop, unless it has its own; see `launcher.Supervisor`.
         adopted: units of `works` that run already, by name.
         log: where the processes that start tasks write; None: in `directory`.
+        monitor: is told what runs; closed by whoever has made it.
 
     Attributes:
         accepting: more may be submitted: that nothing is left to do is not the end.
@@ -87,6 +80,7 @@ class Executor:
         grace: float = GRACE,
         adopted: Mapping[str, Adopted] | None = None,
         log: Path | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self.cluster = machine.cluster
         self._machine = machine
@@ -105,10 +99,11 @@ class Executor:
         self._interrupted: int | None = None
         self._closed = False
         self._hurried = False
-        if log is None:
-            log = Path(os.devnull) if directory is None else directory.path / FORKSERVER_LOG
-        self._starters = Starters(log)
+        self._starters = Starters(log or (Path(os.devnull) if directory is None else directory.path / FORKSERVER_LOG))
         self._devices = Devices()
+        self._directory = directory
+        self._guard = Guard(machine, self._note_device)
+        self._monitor = monitor
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -123,6 +118,11 @@ class Executor:
             self.let_go()
         else:
             self.close()
+
+    @property
+    def out_of_service(self) -> Mapping[str, Reason]:
+        """The devices that are not handed out now, by id."""
+        return self._guard.out
 
     @property
     def now(self) -> float:
@@ -164,13 +164,18 @@ class Executor:
         self._selector.unregister(watched)
 
     def launch(self, allocation: Allocation) -> None:
+        member = allocation.member
+        if refused := self._guard.refuse(allocation.shares, member, self._work_left.get(member, 1.0)):
+            self._events += refused
+            return
         started = self._start(allocation)
         if isinstance(started, NotStartedError):  # which is not the task's fault
             started = self._start(allocation)
         if isinstance(started, OSError):
-            self._events.append(Failed(allocation.member, f"could not be started: {started}", Cause.EXIT))
+            self._events.append(Failed(member, f"could not be started: {started}", Cause.EXIT))
+            self._events += self._guard.release(self._machine.held(allocation.shares))
         else:
-            self._enter(allocation.member, started)
+            self._enter(member, started)
 
     def _start(self, allocation: Allocation) -> Running | OSError:
         """Begin an attempt; its end is recorded if it could not be started."""
@@ -181,6 +186,7 @@ class Executor:
         last = attempts.get(unit.name)
         attempt = 1 if last is None else last.number + 1
         checkpoint = checkpoint_of(unit, directory.history)
+        folder = directory.checkpoint(unit.name, checkpoint)
         devices = tuple(self._machine.held(allocation.shares))
         ends = (attempts[name].end for name in (*unit.needs, unit.name) if name in attempts)
         ready = max((end for end in ends if end is not None), default=0.0)
@@ -191,11 +197,11 @@ class Executor:
             attempt=attempt,
             digest=unit.digest,
             checkpoint=checkpoint,
+            resumed=folder.exists(),
             mode=allocation.mode,
             devices=devices,
             free=self._devices.free_since(devices, max(ready, self._began + work.job.release)),
         )
-        folder = directory.checkpoint(unit.name, checkpoint)
         held = Held(devices, self._machine.visible(allocation.shares))
         launch = Launch(
             unit.argv,
@@ -214,7 +220,8 @@ class Executor:
             process = self._starters.start(launch, unit, work.inherited)
         except OSError as error:
             ending = Ending.INTERRUPTED if isinstance(error, NotStartedError) else Ending.FAILED
-            self._record_end(directory, unit, attempt, Verdict(ending, f"could not be started: {error}", Cause.EXIT))
+            verdict = Verdict(ending, f"could not be started: {error}", Cause.EXIT)
+            record_end(directory, self.now, unit, attempt, verdict)
             return error
         work_left = self._work_left.get(member, 1.0)
         return Running(directory, unit, attempt, devices, work.folder, folder, process, work_left)
@@ -243,10 +250,10 @@ class Executor:
         while True:
             if self._interrupted is not None:
                 raise InterruptedRun(self._interrupted)
-            events = [*self._events, *self._arrivals()]
+            events = [*self._events, *self._arrivals(), *self._guard.look()]
             self._events = []
             if not events:
-                if not self._running and not self.expecting and until == math.inf:
+                if not self._running and not self.expecting and not self._guard.out and until == math.inf:
                     return []
                 events = [*self._ends(self._seconds_to_wait(until)), *self._progress()]
             if not events and self.now >= until:
@@ -285,17 +292,17 @@ class Executor:
 
     def _shut(self) -> None:
         self._closed = True
+        self._guard.close()
         self._starters.close()
         self._selector.close()
         os.close(self._wake)
 
     def _seconds_to_wait(self, until: float) -> float | None:
-        waits = [PROGRESS_INTERVAL] if self._running else []
-        if until < math.inf:
-            waits.append(max(0.0, until - self.now))
+        waits = [self._guard.seconds_to_next_look, until - self.now, PROGRESS_INTERVAL if self._running else math.inf]
         if self._coming:
-            waits.append(max(0.0, self._coming[0].work.job.release - self.now))
-        return min(waits, default=None)
+            waits.append(self._coming[0].work.job.release - self.now)
+        shortest = max(0.0, min(waits))
+        return None if shortest == math.inf else shortest
 
     def _arrivals(self) -> list[Event]:
         arrivals: list[Event] = []
@@ -326,24 +333,29 @@ class Executor:
                 process, devices = adopted.process, attempt.devices
                 running = Running(directory, unit, attempt.number, devices, work.folder, folder, process, 1.0)
                 running.stopping = process.was_asked_to_stop
-                self._enter(member, running)
+                self._guard.hold(devices)
+                self._enter(member, running, adopted=True)
                 age = max(0.0, time.time() - attempt.start)
                 expected = work.job.tasks[index].modes[adopted.mode].duration - age
                 yield Allocation(member, adopted.mode, adopted.shares), self.now + expected
 
-    def _enter(self, member: Member, running: Running) -> None:
+    def _enter(self, member: Member, running: Running, adopted: bool = False) -> None:
         self._running[member] = running
+        if self._monitor is not None:
+            name, paths = self._name_of(running), running.process.paths
+            self._monitor.started(name, running.attempt, paths, running.devices, adopted)
         self._selector.register(running.process, selectors.EVENT_READ, member)
 
     def _ends(self, timeout: float | None, stopped: Ending = Ending.PREEMPTED) -> list[Event]:
         """The ends within the next `timeout` seconds, up to the first instant that has any."""
-        ends: list[Event] = []
+        events: list[Event] = []
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, Member):
-                ends.append(self._end(key.data, stopped))
+                devices = self._running[key.data].devices
+                events += [self._end(key.data, stopped), *self._guard.release(devices)]
             elif key.data is not None:
                 key.data()
-        return ends
+        return events
 
     def _end(self, member: Member, stopped: Ending) -> Event:
         running = self._running.pop(member)
@@ -357,7 +369,8 @@ class Executor:
             move_failed(running.unit.outputs, running.folder, paths)
             with suppress(OSError):  # it is not empty: the task has left a checkpoint
                 running.checkpoint.rmdir()
-        self._record_end(running.directory, running.unit, running.attempt, verdict, end)
+        sampled = Usage() if self._monitor is None else self._monitor.ended(self._name_of(running))
+        record_end(running.directory, self.now, running.unit, running.attempt, verdict, end, sampled)
         self._devices.give_back(running.devices, time.time() if end is None else end.time)
         match verdict:
             case Verdict(Ending.FINISHED):
@@ -367,24 +380,14 @@ class Executor:
         self._work_left[member] = running.left_after(end)
         return Preempted(member, self._work_left[member])
 
-    def _record_end(
-        self, directory: RunDirectory, unit: Unit, attempt: int, verdict: Verdict, end: Exit | None = None
-    ) -> None:
-        directory.append(
-            "end",
-            at=self.now,
-            unit=unit.name,
-            attempt=attempt,
-            ending=verdict.ending,
-            cause=verdict.cause,
-            reason=verdict.reason,
-            ended=end.time if end else time.time(),
-            began=end and end.began,
-            beginning=end and beginning_of(unit, end),
-            code=end and end.code,
-            killed=end and end.killed,
-            strays=end and end.strays,
-        )
+    def _name_of(self, running: Running) -> str:
+        """What samples call it: its unit's name; of a job that was submitted, with that of the run directory."""
+        return ("" if running.directory is self._directory else f"{running.directory.path.name}/") + running.unit.name
+
+    def _note_device(self, device: str, reason: str) -> None:
+        """Journal that a device is not handed out, or, without a reason, that it is again."""
+        if self._directory is not None:
+            self._directory.append("device", at=self.now, device=device, reason=reason)
 
     def _progress(self) -> list[Event]:
         """New expectations, of tasks that have reported."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from rlsched.executor.handover import Beginning
 from rlsched.executor.journal import Record
+from rlsched.executor.usage import Usage
 from rlsched.model import Cause
 
 
@@ -47,6 +48,7 @@ class Attempt:
         beginning: how it was begun; None: it still runs, or nobody knows.
         reason: why it failed.
         failures: how often the unit has failed so far, by cause; another digest begins anew.
+        usage: what it has taken; None: not known.
     """
 
     number: int
@@ -66,6 +68,7 @@ class Attempt:
     handover: float | None = None
     beginning: Beginning | None = None
     failures: Mapping[Cause, int] = field(default_factory=lambda: _NONE)
+    usage: Usage | None = None
 
 
 class History:
@@ -117,6 +120,7 @@ class History:
                 attempt.ending, attempt.reason = _ENDINGS[record["ending"]], record["reason"]
                 if record.get("beginning") is not None:
                     self._enter_beginning(attempt, _BEGINNINGS[record["beginning"]], record["began"])
+                attempt.usage = Usage.of_record(record.get("usage"))
                 if attempt.ending is Ending.FAILED:
                     cause = Cause(record["cause"])
                     attempt.failures = {**attempt.failures, cause: attempt.failures.get(cause, 0) + 1}

@@ -33,6 +33,7 @@ class Journal:
 
     Attributes:
         repaired: a damaged end has been cut off.
+        errors: how often a record could not be written.
 
     Raises:
         ValueError: something is damaged and a sound record follows it; says where.
@@ -42,6 +43,7 @@ class Journal:
     def __init__(self, path: Path, enter: Callable[[Record], None]) -> None:
         path.touch()
         self._path = path
+        self.errors = 0
         self._size = fold(path, enter)
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         damaged = path.stat().st_size - self._size
@@ -67,6 +69,7 @@ class Journal:
                 written += os.write(self._file, line[written:])
             os.fdatasync(self._file)
         except OSError as error:
+            self.errors += 1
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)
                 os.lseek(self._file, self._size, os.SEEK_SET)

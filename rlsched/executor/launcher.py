@@ -133,6 +133,7 @@ def launch(
     end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
     end["missing"] = next((index for index, output in enumerate(outputs) if not exists(output)), None)
     end["time"] = time.time()
+    end["cpu"] = sum(os.times()[2:4])  # of all that this process has reaped, and so of all that came of the command
     if end["code"] or end["timed_out"] or end["missing"] is not None:
         move_aside(outputs, folder, failed, "what the failed attempt wrote")
     remove_if_empty(checkpoint)

@@ -31,6 +31,7 @@ class Exit:
         time: when the last of its processes was gone, in seconds since the epoch.
         began: when its first statement ran, in seconds since the epoch: a command was started, a function called.
         warm: it was forked from a process that had imported what it needs.
+        cpu: CPU seconds of all its processes.
     """
 
     code: int
@@ -42,6 +43,7 @@ class Exit:
     time: float = 0.0
     began: float | None = None
     warm: bool = False
+    cpu: float | None = None
 
 
 class Process:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rlsched.executor.devices import Machine, local_machine
-from rlsched.executor.executor import GRACE, Executor, InterruptedRun
+from rlsched.executor.executor import GRACE, Executor
+from rlsched.executor.experience import NOTHING, learn, recall
+from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.journal import JournalError
-from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.monitor import SAMPLE_INTERVAL, Monitor
+from rlsched.executor.prediction import predict
+from rlsched.executor.recording import job_as_record
+from rlsched.executor.rundir import JOURNAL, RunDirectory
 from rlsched.executor.session import Session, take_up
 from rlsched.executor.status import RunState, RunStatus, read_status
-from rlsched.executor.work import Work, work_of
-from rlsched.model import Cluster
+from rlsched.executor.work import work_of
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Observer, Policy, Scheduler
-from rlsched.simulator import Simulator
 from rlsched.workflow import Workflow, check_feasible, check_sources
+
+if TYPE_CHECKING:
+    from rlsched.executor.metrics import Metrics, MetricsServer  # only where they are asked for: prometheus-client
 
 _REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,6 +74,9 @@ def run_workflow(
     slots: int | None = None,
     observe: Observer | None = None,
     grace: float = GRACE,
+    history: bool = True,
+    sample_interval: float = SAMPLE_INTERVAL,
+    metrics: MetricsServer | None = None,
 ) -> RunResult:
     """Run what is left to run of a workflow, and wait for it. Tasks that a killed driver has left running are adopted.
 
@@ -79,6 +89,9 @@ def run_workflow(
         slots: see `local_machine`.
         observe: see `Scheduler`.
         grace: seconds that a task has between SIGTERM and SIGKILL.
+        history: plan with what earlier runs took instead of the file's hints, see `experience`.
+        sample_interval: seconds between two samples of devices and tasks; 0: take none.
+        metrics: shows how it goes to Prometheus.
 
     Raises:
         ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use or
@@ -91,28 +104,49 @@ def run_workflow(
     check_feasible(workflow, machine.cluster)
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
-        session = take_up(work_of(workflow), directory, machine)
-        session.begin(workflow, policy_name, machine, predict_makespan(session.left, machine.cluster, policy))
-        schedule, number = _run(session, machine, policy, observe, grace)
+        known = recall(workflow) if history else NOTHING
+        # memory that was not counted when a task started must not keep it from being adopted
+        undisturbed = not directory.history.open_attempts()
+        work, learned = known.applied_to(work_of(workflow), machine.cluster, memory=undisturbed)
+        session = take_up(work, directory, machine)
+        job = None if session.left is None else session.left.job
+        costs = known.calibration.costs(machine.cluster)
+        predicted = 0.0 if job is None else predict([job], machine.cluster, policy, costs).end
+        session.begin(
+            workflow,
+            policy_name,
+            machine,
+            predicted,
+            learned=sorted(learned),
+            job=job and job_as_record(job),
+            costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
+        )
+        monitor = Monitor(directory.path, machine, sample_interval) if job is not None and sample_interval else None
+        with closing(monitor) if monitor is not None else nullcontext():
+            schedule, number = _run(session, machine, policy, observe, grace, monitor, metrics)
+        if schedule.runs:
+            learn(workflow, directory.path / JOURNAL, machine.cluster)
         return RunResult(schedule, read_status(directory.path), number)
     finally:
         directory.close()
 
 
-def predict_makespan(work: Work | None, cluster: Cluster, policy: Policy) -> float:
-    """Seconds that the work takes in simulation, if every estimate is right."""
-    if work is None:
-        return 0.0
-    return Scheduler(Simulator(cluster, [work.job])).run(policy).end
-
-
 def _run(
-    session: Session, machine: Machine, policy: Policy, observe: Observer | None, grace: float
+    session: Session,
+    machine: Machine,
+    policy: Policy,
+    observe: Observer | None,
+    grace: float,
+    monitor: Monitor | None,
+    metrics: MetricsServer | None,
 ) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
     works = [] if session.left is None else [session.left]
-    executor = Executor(machine, session.directory, works, grace, session.adopted)
-    scheduler = Scheduler(executor, observe)
+    executor = Executor(machine, session.directory, works, grace, session.adopted, monitor=monitor)
+    shown = None if metrics is None else _metrics(metrics, machine, executor, monitor, session.directory)
+    scheduler = Scheduler(executor, observe if shown is None else shown.beside(observe))
+    if shown is not None:
+        shown.watch(scheduler)
     try:
         with signals_to(executor), executor:
             scheduler.run(policy)
@@ -127,6 +161,20 @@ def _run(
         raise
     session.close(state, reason, executor.now)
     return scheduler.schedule, number
+
+
+def _metrics(
+    server: MetricsServer, machine: Machine, executor: Executor, monitor: Monitor | None, directory: RunDirectory
+) -> Metrics:
+    from rlsched.executor.metrics import Metrics
+
+    return Metrics(
+        server.registry,
+        machine,
+        lambda: executor.out_of_service,
+        lambda: None if monitor is None else monitor.latest,
+        lambda: directory.journal_errors,
+    )
 
 
 @contextmanager

@@ -64,6 +64,11 @@ class RunDirectory:
         self._journal.append(entry)
         self.history.enter(entry)
 
+    @property
+    def journal_errors(self) -> int:
+        """How often a record could not be written."""
+        return self._journal.errors
+
     def attempt(self, unit: str, number: int) -> AttemptPaths:
         """The files of an attempt."""
         return attempt_paths(self.path, unit, number)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from rlsched import progress
 from rlsched.executor.call import BEGUN
+from rlsched.executor.handover import beginning_of
 from rlsched.executor.process import Exit, Process
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.usage import Usage
+from rlsched.executor.verdict import Verdict
 from rlsched.executor.work import Unit, Work
 
 _LEAST_LEFT = 1e-3  # of its work, for a task that was stopped: its own report may be a step ahead of its end
@@ -92,3 +95,41 @@ def task_environment(
         "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
         **begun,
     }
+
+
+def record_end(
+    directory: RunDirectory,
+    at: float,
+    unit: Unit,
+    attempt: int,
+    verdict: Verdict,
+    end: Exit | None = None,
+    sampled: Usage | None = None,
+) -> None:
+    """Journal how an attempt ended that a driver has seen.
+
+    Args:
+        at: seconds since the driver's start.
+        end: None: it never began, or its launcher was killed.
+        sampled: what was seen of it while it ran.
+
+    Raises:
+        JournalError: it could not be recorded.
+    """
+    usage = replace(sampled or Usage(), cpu=None if end is None else end.cpu)
+    directory.append(
+        "end",
+        at=at,
+        unit=unit.name,
+        attempt=attempt,
+        ending=verdict.ending,
+        cause=verdict.cause,
+        reason=verdict.reason,
+        ended=end.time if end else time.time(),
+        began=end and end.began,
+        beginning=end and beginning_of(unit, end),
+        code=end and end.code,
+        killed=end and end.killed,
+        strays=end and end.strays,
+        usage=usage.as_record(),
+    )

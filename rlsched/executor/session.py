@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rlsched.executor.adoption import Adopted, adopt, settle
 from rlsched.executor.claim import boot_id
@@ -34,8 +35,13 @@ class Session:
     lost: frozenset[str]
     adopted: dict[str, Adopted]
 
-    def begin(self, workflow: Workflow, policy_name: str, machine: Machine, predicted_makespan: float | None) -> None:
+    def begin(
+        self, workflow: Workflow, policy_name: str, machine: Machine, predicted_makespan: float | None, **planned: Any
+    ) -> None:
         """Record that it begins.
+
+        Args:
+            planned: what the prediction is from, for the record.
 
         Raises:
             JournalError: it could not be recorded.
@@ -51,6 +57,7 @@ class Session:
             kept=sorted(self.done),
             lost=sorted(self.lost),
             predicted_makespan=predicted_makespan,
+            **planned,
         )
 
     def close(self, state: RunState, reason: str, makespan: float) -> None:

@@ -13,6 +13,7 @@ from rlsched.executor.journal import fold
 from rlsched.executor.paths import attempt_paths
 from rlsched.executor.process import runs
 from rlsched.executor.rundir import JOURNAL, is_locked
+from rlsched.executor.usage import Usage
 
 
 class RunState(StrEnum):
@@ -51,6 +52,7 @@ class UnitStatus:
         reason: why it failed.
         log: its output.
         progress: its latest report, while it runs and afterwards.
+        usage: what it has taken, once it has ended.
     """
 
     name: str
@@ -64,6 +66,7 @@ class UnitStatus:
     reason: str = ""
     log: Path | None = None
     progress: progress.Progress | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class RunStatus:
         devices: ids of everything that could be used.
         handovers: how long devices waited between two tasks, by how the second was begun.
         reason: why it was interrupted.
+        learned: the tasks whose estimates are from earlier runs.
         units: in the order of the workflow file.
     """
 
@@ -92,6 +96,7 @@ class RunStatus:
     handovers: dict[str, Handovers]
     reason: str
     units: tuple[UnitStatus, ...]
+    learned: tuple[str, ...] = ()
 
 
 def read_status(run_dir: Path) -> RunStatus:
@@ -131,6 +136,7 @@ def read_status(run_dir: Path) -> RunStatus:
         handovers={str(kind): summarise(gaps) for kind, gaps in sorted(history.handovers.items())},
         reason=close["reason"],
         units=tuple(_unit_status(run_dir, name, history, state) for name in begin["units"]),
+        learned=tuple(begin.get("learned", ())),
     )
 
 
@@ -162,6 +168,7 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
         reason=attempt.reason,
         log=paths.log,
         progress=progress.read(paths.progress),
+        usage=attempt.usage,
     )
 
 

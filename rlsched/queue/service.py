@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from rlsched.executor.devices import Machine
-from rlsched.executor.executor import GRACE, Executor, InterruptedRun
+from rlsched.executor.executor import GRACE, Executor
 from rlsched.executor.history import Ending, History
+from rlsched.executor.interruption import InterruptedRun
+from rlsched.executor.monitor import Monitor
 from rlsched.executor.run import signals_to
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
 from rlsched.executor.session import Session, carry_on
@@ -77,6 +79,7 @@ class Service:
         observe: see `Scheduler`.
         ended: called with each job that has ended, and the number that `observe` knows it by; None: it never arrived.
         grace: seconds that a task has between SIGTERM and SIGKILL.
+        monitor: is told what runs.
 
     Raises:
         ValueError: a job's records are damaged, or a task runs on devices that may not be used any more; nothing has
@@ -93,6 +96,7 @@ class Service:
         observe: Observer | None = None,
         ended: Callable[[Entry, int | None], None] = lambda entry, number: None,
         grace: float = GRACE,
+        monitor: Monitor | None = None,
     ) -> None:
         self._directory = directory
         self._machine = machine
@@ -101,9 +105,9 @@ class Service:
         self._active: dict[int, _Active] = {}
         self._ended = ended
         self._stop = False
-        self.executor = Executor(machine, grace=grace, log=directory.path / FORKSERVER_LOG)
+        self.executor = Executor(machine, grace=grace, log=directory.path / FORKSERVER_LOG, monitor=monitor)
         self.executor.accepting = True
-        self._scheduler = Scheduler(self.executor, observe)
+        self.scheduler = Scheduler(self.executor, observe)
         _allow_many_files()
         try:
             self._recover()
@@ -114,12 +118,17 @@ class Service:
     @property
     def draining(self) -> bool:
         """True once nothing is started any more."""
-        return self._scheduler.paused
+        return self.scheduler.paused
+
+    @property
+    def journal_errors(self) -> int:
+        """How often the journal of a job in the queue could not be written."""
+        return sum(active.session.directory.journal_errors for active in list(self._active.values()))
 
     @property
     def running(self) -> int:
         """Number of tasks that run."""
-        return len(self._scheduler.state.running)
+        return len(self.scheduler.state.running)
 
     def run(self, door: Door) -> None:
         """Run jobs until somebody drains the queue.
@@ -136,7 +145,7 @@ class Service:
             with signals_to(self.executor):
                 try:
                     while not (self.draining and (self._stop or not self.running)):
-                        self._scheduler.step(self._policy)
+                        self.scheduler.step(self._policy)
                         self._close_ended()
                     self._leave("drained", door)
                 except InterruptedRun as request:
@@ -216,7 +225,7 @@ class Service:
 
     def drain(self, stop: bool) -> None:
         """Start nothing any more, and end `run` when nothing runs; or at once, with what runs stopped."""
-        self._scheduler.paused = True
+        self.scheduler.paused = True
         self._stop = self._stop or stop
         self.executor.wake()
 
@@ -236,7 +245,7 @@ class Service:
         active = self._active.get(entry.id)
         if active is None:
             return entry.done, 0, entry.started, entry.reason
-        running = sum(member.job == active.number for member in self._scheduler.state.running)
+        running = sum(member.job == active.number for member in self.scheduler.state.running)
         return active.done, running, active.session.directory.history.first_start, active.held
 
     def entry_of(self, job: str) -> Entry:
@@ -311,7 +320,7 @@ class Service:
         )
 
     def _close_ended(self) -> None:
-        schedule, running = self._scheduler.schedule, self._scheduler.state.jobs
+        schedule, running = self.scheduler.schedule, self.scheduler.state.jobs
         ended = {number for number in schedule.jobs if number not in running}
         if not ended:
             return
