@@ -144,6 +144,14 @@ def test_an_estimate_lies_among_what_was_seen(seconds: list[float]) -> None:
     assert (found.spread is None) == (len(seconds) == 1)
 
 
+def test_a_task_that_took_no_time_that_could_be_measured_has_an_estimate() -> None:
+    """A file keeps tenths of milliseconds, and less than that is nothing there."""
+    runs = [seen(0.0), seen(0.0, start=1.0)]
+    assert estimate(runs, Calibration()).seconds == pytest.approx(0.001)
+    assert calibrate([runs]).contention == 0
+    assert modes_after(Task("t", (Mode(10, gpus=1),)), runs)[0].duration == pytest.approx(0.001)
+
+
 def test_one_run_out_of_many_does_not_spoil_an_estimate() -> None:
     """A machine that was suspended for a night, for example."""
     runs = [seen(s) for s in (9.8, 10.0, 10.2, 10.1, 36000.0)]

@@ -25,6 +25,7 @@ _PRIOR = 0.05  # weight of "no contention", as residual of one observation per u
 _OUTLIER = 0.1  # residual of a logarithm from which on it counts less than its square
 _FEWEST_COLD = 3
 _MOST_SLOTS = 256
+_SHORTEST = 1e-3  # seconds: clocks say no more, and there is no logarithm of nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Calibration:
         return 1.0 + self.contention * (slots - 1)
 
     def alone(self, observation: Observation) -> float:
-        """Seconds that a run would have taken with its node to itself."""
-        return sum(seconds / self.slowdown(slots) for slots, seconds in observation.busy.items())
+        """Seconds that a run would have taken with its node to itself; a millisecond at the least."""
+        return max(_SHORTEST, sum(seconds / self.slowdown(slots) for slots, seconds in observation.busy.items()))
 
     def costs(self, cluster: Cluster) -> HostCosts:
         """The same for the simulator."""
