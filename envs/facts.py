@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
 from rlsched.model import Cluster, Job, Mode, Task
 
-_SHAPES: dict[object, int] = {}  # what a mode takes -> a short name for it
-_OURS = f"{__name__}.{os.getpid()}"  # jobs travel between processes, but shapes have other names in each
+_SHAPES: dict[object, int] = {}  # what a mode takes -> a short name for it, in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,10 @@ class TaskFacts:
 
 def facts_of(job: Job) -> list[TaskFacts]:
     """What is known of each of the job's tasks, computed when it is first asked for."""
-    facts: list[TaskFacts] | None = job.derived.get(_OURS)
+    facts: list[TaskFacts] | None = job.derived.get(__name__)
     if facts is None:
         facts = [_task_facts(t, work) for t, work in zip(job.tasks, descendant_work(job), strict=True)]
-        job.derived[_OURS] = facts
+        job.derived[__name__] = facts
     return facts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -170,7 +170,8 @@ class Job:
         critical_path: seconds the job takes on an empty, unlimited cluster by its estimates (derived).
         task_work: `least_work` of each task, GPU-seconds (derived).
         least_work: GPU-seconds of the whole job, every task in its most efficient mode (derived).
-        derived: room for what others compute from the job once and for all (a job never changes).
+        derived: room for what others compute from the job once and for all (a job never changes). It stays in this
+            process: a copy that is sent to another begins without.
 
     Raises:
         ValueError: duplicate names, unknown needs, a cycle, a weight not above 0, a deadline before the release.
@@ -189,6 +190,9 @@ class Job:
     task_work: tuple[float, ...] = field(init=False, repr=False, compare=False)
     least_work: float = field(init=False, repr=False, compare=False)
     derived: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __getstate__(self) -> list[Any]:
+        return [{} if each.name == "derived" else getattr(self, each.name) for each in fields(self)]
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import gymnasium
@@ -17,7 +19,10 @@ from rlsched.envs.encoding import MAX_CANDIDATES
 from rlsched.envs.rows import CANDIDATE_FEATURES
 from rlsched.envs.scheduling import WAIT, SchedulingEnv
 from rlsched.model import Job, Mode, Task
+from rlsched.policies.linear import LinearPolicy
 from rlsched.scenario import Scenario
+from rlsched.scheduler import Scheduler
+from rlsched.simulator import Simulator
 
 Trajectory = list[tuple[dict[str, Any], float, float]]
 
@@ -176,3 +181,21 @@ def test_features_do_not_depend_on_the_unit_of_time() -> None:
     short, long = observe(1.0), observe(10.0)
     for key in short:
         np.testing.assert_allclose(short[key], long[key], rtol=1e-5)
+
+
+def test_jobs_that_were_played_here_are_played_the_same_elsewhere() -> None:
+    """What was computed from a job means nothing in a process that has seen other jobs before."""
+    small = [Job(f"small {i}", (Task("t", (Mode(60.0, gpus=1),)),), release=10.0 * i) for i in range(2)]
+    here = makespan([*small, large()])
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=makespan, initargs=([large()],)) as elsewhere:
+        assert elsewhere.submit(makespan, [*small, large()]).result() == here
+
+
+def large() -> Job:
+    return Job("large", (Task("t", (Mode(30.0, gpus=2), Mode(60.0, gpus=1))),), release=10.0)
+
+
+def makespan(jobs: list[Job]) -> float:
+    """On two GPUs, the largest gang on the list of candidates first."""
+    policy = LinearPolicy({"mode.gpus": 1.0})
+    return Scheduler(Simulator(gpus(2), jobs)).run(policy).metrics()["makespan"]
