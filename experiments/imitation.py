@@ -52,11 +52,7 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
     Raises:
         ValueError: no such policy, or one that never decided anything that could be imitated.
     """
-    watched = _Watched(load_policy(teacher), scenario.preemption)
-    for seed in seeds:
-        Scheduler(scenario.simulator(seed)).run(watched)
-    if not watched.rows:
-        raise ValueError(f"policy {teacher!r} takes no decision that could be imitated")
+    watched = watch(scenario, teacher, seeds)
     rows = np.concatenate(watched.rows)
     sizes = np.array([len(of_one) for of_one in watched.rows])
     first = np.cumsum(sizes) - sizes
@@ -72,8 +68,27 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
     return Imitation(columns, spread[used], weights / length, float((scores[chosen] == best).mean()))
 
 
-class _Watched:
-    """A policy, with the rows of what it could have decided each time, and the number of the one that it did decide."""
+def watch(scenario: Scenario, policy: str, seeds: Sequence[int]) -> Watched:
+    """What a policy decides on some workloads.
+
+    Raises:
+        ValueError: no such policy, or one that never decided anything that a linear policy could decide.
+    """
+    watched = Watched(load_policy(policy), scenario.preemption)
+    for seed in seeds:
+        Scheduler(scenario.simulator(seed)).run(watched)
+    if not watched.rows:
+        raise ValueError(f"policy {policy!r} takes no decision that could be imitated")
+    return watched
+
+
+class Watched:
+    """A policy, with the rows of what it could have decided each time, and the number of the one that it did decide.
+
+    Attributes:
+        rows: of each decision what a linear policy sees, (1 + candidates, len(NAMES)).
+        chosen: the row of what was decided.
+    """
 
     def __init__(self, policy: Policy, preemption: bool) -> None:
         self._policy, self._view = policy, View(preemption)

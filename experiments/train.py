@@ -27,14 +27,17 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from rlsched.experiments.linear_start import start_from_linear
 from rlsched.manifest import manifest
-from rlsched.policies.learned import load_learned, save_policy
-from rlsched.policies.network import NetworkConfig
+from rlsched.policies.learned import LearnedPolicy, load_learned, save_policy
+from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.ppo import GroupPPO
 from rlsched.policies.registry import load_policy
+from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario
 from rlsched.scheduler import Scheduler
 
+_LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
 REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
 
 
@@ -55,7 +58,7 @@ class TrainingConfig:
         learning_rate, final_learning_rate: Adam's, decaying linearly over `steps`.
         horizon, trace: see `GroupPPO`.
         graph_layers: see `NetworkConfig`.
-        start: file or folder of a trained policy to start from; empty: from scratch.
+        start: file or folder of a trained policy to start from, or YAML file of a linear one; empty: from scratch.
     """
 
     steps: int = 1_500_000
@@ -111,8 +114,10 @@ def train(
 
     Raises:
         ResumeError: `out` holds a training already and `resume` is false, or it was started with another set-up.
+        PolicyFileError, TunedFileError: what is to be started from cannot be read.
     """
     torch.set_num_threads(1)
+    started = _read_start(config.start)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = out / "checkpoint.pt"
     identity = {"scenario": scenario.name, **asdict(config)}
@@ -139,14 +144,36 @@ def train(
     )
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
-    if config.start and previous is None:
-        started = load_learned(config.start)
-        model.network.load_state_dict(started.network.state_dict())
-        if not started.encoder.preemption:
-            model.network.make_stops_rare()
+    if started is not None and previous is None:
+        _begin_with(started, model.network, config.start, scenario)
     with model.players:
         _learn(model, recorder, previous, config.steps)
     return recorder.curve
+
+
+Start = LearnedPolicy | dict[str, float]
+
+
+def _read_start(start: str) -> Start | None:
+    """The policy to start from: trained, or the weights of a linear one."""
+    if not start:
+        return None
+    if Path(start).suffix not in (".yaml", ".yml"):
+        return load_learned(start)
+    weights = read_tuned(Path(start)).weights
+    if weights is None:
+        raise TunedFileError(f"{start}: policy: expected that of a linear policy, with weights")
+    return weights
+
+
+def _begin_with(started: Start, network: SchedulingNetwork, start: str, scenario: Scenario) -> None:
+    if isinstance(started, LearnedPolicy):
+        network.load_state_dict(started.network.state_dict())
+        if not started.encoder.preemption:
+            network.make_stops_rare()
+    else:
+        lessons = scenario.seed_range("train", _LESSONS)
+        start_from_linear(network, started, scenario.episode(lessons[0]), start, lessons)
 
 
 def _learn(model: GroupPPO, recorder: _Recorder, previous: dict[str, Any] | None, steps: int) -> None:

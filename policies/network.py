@@ -76,9 +76,11 @@ class SchedulingNetwork(nn.Module):
     """Scores candidates and values states.
 
     The actor is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
-    embedding, with a graph network), plus a linear skip. Pooling between its layers lets a candidate's score, that of
-    waiting above all, depend on what else there is (Zaheer et al., Deep Sets, NeurIPS 2017, sec. 3.1). The critic is
-    separate: it sees what is to come (`critic` of the observation), not the candidates.
+    embedding, with a graph network), plus a linear skip: of the candidate's own features, and for waiting of the global
+    ones, which are the same for all. So every linear policy (`rlsched.policies.linear`) is one of these. Pooling
+    between the layers lets a candidate's score, that of waiting above all, depend on what else there is (Zaheer et al.,
+    Deep Sets, NeurIPS 2017, sec. 3.1). The critic is separate: it sees what is to come (`critic` of the observation),
+    not the candidates.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -89,12 +91,14 @@ class SchedulingNetwork(nn.Module):
         self.read = nn.Linear(inputs, config.hidden)
         self.compare = nn.Linear(config.hidden * (2 if config.pooled else 1), config.hidden)
         self.score = nn.Linear(config.hidden, 1)
-        self.skip = nn.Linear(inputs, 1, bias=False)
-        self.wait_bias = nn.Parameter(torch.zeros(1))
+        self.skip = nn.Linear(CANDIDATE_FEATURES, 1, bias=False)
+        self.waiting = nn.Linear(GLOBAL_FEATURES, 1)
         self.critic = _perceptron(CRITIC_FEATURES, config.critic_hidden, nn.Tanh)
         self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
         nn.init.normal_(self.score.weight, std=0.01)
         nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.waiting.weight)
+        nn.init.zeros_(self.waiting.bias)
         self.make_stops_rare()
         nn.init.normal_(_last(self.critic).weight, std=0.01)
         nn.init.zeros_(self.critic_skip.weight)
@@ -121,9 +125,9 @@ class SchedulingNetwork(nn.Module):
             of = used.nonzero()[:, :1].expand_as(hidden)  # the observation of each row
             most = torch.zeros(len(used), hidden.shape[1], device=rows.device).scatter_reduce(0, of, hidden, "amax")
             hidden = torch.cat([hidden, most.gather(0, of)], dim=-1)
-        scores = (self.score(self.compare(hidden).relu()) + self.skip(rows)).squeeze(-1)
+        scores = (self.score(self.compare(hidden).relu()) + self.skip(candidates[used])).squeeze(-1)
         logits = torch.zeros(candidates.shape[:2], device=candidates.device).masked_scatter(used, scores)
-        return torch.cat([logits[:, :1] + self.wait_bias, logits[:, 1:]], dim=1)
+        return torch.cat([logits[:, :1] + self.waiting(overall), logits[:, 1:]], dim=1)
 
     def value(self, observation: dict[str, Tensor]) -> Tensor:
         """State values (B, 1)."""

@@ -122,7 +122,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PolicyFileError, match="not a policy card"):
         load_learned(path)
     card.write_text(json.dumps({**json.loads(content), "format": 99}))
-    with pytest.raises(PolicyFileError, match="format: expected 3, found 99"):
+    with pytest.raises(PolicyFileError, match="format: expected 4, found 99"):
         load_learned(path)
     wrong = json.loads(content)
     wrong["network"]["hidden"] = 8
