@@ -32,7 +32,7 @@ from rlsched.envs.fluid import fluid_flow_times
 from rlsched.envs.graph import encode_graph
 from rlsched.envs.rows import PER_JOB, Candidate, RowWriter
 from rlsched.model import Allocation, Preemption, Share
-from rlsched.state import JobState, State
+from rlsched.state import JobState, Run, State
 
 MAX_CANDIDATES = 48
 SHORTLIST = 16  # tasks whose modes become candidates
@@ -72,7 +72,8 @@ class Encoder:
 
         First the fitting (task, mode) pairs of the shortlist, jobs with the least work left first: at most SHORTLIST
         tasks, PER_JOB a job (longest upward rank first). Then, with preemption, at most MAX_STOPS runs, jobs with the
-        most work left first: if something waits, or if the run might get more GPUs.
+        most work left first: if something waits, or if the run might get more GPUs. Not those that have hardly done
+        more than start and restore: else tasks could be started and stopped for ever.
         """
         stops = self._stops(state) if self.preemption and state.preemptible else []
         starts = self._starts(state, MAX_CANDIDATES - 1 - len(stops)) if state.ready else []
@@ -116,7 +117,10 @@ class Encoder:
         runs = [
             run
             for run in state.running.values()
-            if run.task.task.preemptible and not run.stopping and (waiting or (len(run.task.task.modes) > 1 and free))
+            if run.task.task.preemptible
+            and not run.stopping
+            and (waiting or (len(run.task.task.modes) > 1 and free))
+            and _under_way(run, state)
         ]
         runs.sort(key=lambda run: -run.task.job.work_left)
         return [Candidate(r.task, r.allocation.mode, r.allocation.shares, r) for r in runs[:MAX_STOPS]]
@@ -204,6 +208,11 @@ class Encoder:
             ),
             dtype=np.float32,
         )
+
+
+def _under_way(run: Run, state: State) -> bool:
+    task = run.task.task
+    return state.now - run.start > task.setup_time + 2 * task.checkpoint_time
 
 
 def action_mask(state: State, candidates: list[Candidate]) -> NDArray[np.bool_]:

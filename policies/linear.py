@@ -16,7 +16,7 @@ from rlsched.envs.encoding import GLOBAL_FEATURES, OBJECTIVES, Encoder, decision
 from rlsched.envs.rows import COLUMNS, Candidate
 from rlsched.model import Allocation, Preemption
 from rlsched.policies.options import UnknownNameError, suggest
-from rlsched.state import Run, State
+from rlsched.state import State
 
 CANDIDATE_COLUMNS = tuple(name for name, _ in COLUMNS)
 WAIT_COLUMNS = (
@@ -93,11 +93,8 @@ class View:
         self._encoder = Encoder(preemption=preemption)
 
     def candidates(self, state: State) -> list[Candidate]:
-        """The encoder's, without runs that have not yet done more than start and restore.
-
-        Otherwise weights could be such that tasks are started and stopped for ever.
-        """
-        return [c for c in self._encoder.candidates(state) if c.run is None or _under_way(c.run, state)]
+        """The encoder's."""
+        return self._encoder.candidates(state)
 
     def rows(self, state: State, candidates: list[Candidate]) -> Floats:
         """What the weighted sums are of: (1 + candidates, len(NAMES)), waiting first."""
@@ -106,8 +103,3 @@ class View:
         rows[:, : len(CANDIDATE_COLUMNS)] = observation["candidates"][: 1 + len(candidates)]
         rows[0, len(CANDIDATE_COLUMNS) :] = observation["globals"][len(OBJECTIVES) :]
         return rows
-
-
-def _under_way(run: Run, state: State) -> bool:
-    task = run.task.task
-    return state.now - run.start > task.setup_time + 2 * task.checkpoint_time

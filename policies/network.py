@@ -106,7 +106,7 @@ class SchedulingNetwork(nn.Module):
     def make_stops_rare(self) -> None:
         """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done."""
         with torch.no_grad():
-            self.skip.weight[0, _IS_STOP] = -4.0
+            self.skip.weight[0, _IS_STOP] = -8.0
 
     def actor(self, observation: dict[str, Tensor]) -> Tensor:
         """Logits (B, C); rows that are not in use get 0 and are for the mask to exclude."""

@@ -13,11 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from rlsched.envs.scheduling import SchedulingEnv
+from rlsched.experiments.linear_start import sharpness, start_from_linear
 from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
+from rlsched.policies.learned import LearnedPolicy
+from rlsched.policies.linear import LinearPolicy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.ppo import subtract_group_baseline
 from rlsched.policies.rollouts import Episode, Players, play
+from rlsched.policies.tuned import TunedBaseline, TunedFileError, write_tuned
 from rlsched.scenario import load_scenario
+from rlsched.scheduler import Scheduler
 
 SMALL = TrainingConfig(steps=600, sequences=2, rollouts=2, validate_every=1, validation_workloads=2)
 
@@ -58,6 +63,36 @@ def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name
     assert [(e.decisions, e.objective) for e in resumed] == [(e.decisions, e.objective) for e in undisturbed]
+
+
+def test_a_network_may_begin_as_a_linear_policy(tmp_path: Path) -> None:
+    """Its linear part takes the weights over, sharp enough that sampling seldom departs from them."""
+    file, scenario = tmp_path / "linear.yaml", load_scenario("tiny")
+    weights = {"job.rank": -1.0, "mode.efficiency": 0.5, "is_wait": -0.2, "wait.jobs": 0.1}
+    write_tuned(file, TunedBaseline(policy="linear", weights=weights))
+    network = SchedulingNetwork(NetworkConfig())
+    torch.nn.init.zeros_(network.score.weight)
+    start_from_linear(network, weights, scenario, str(file), [0])
+    for seed in range(3):
+        played = [Scheduler(scenario.simulator(seed)).run(p) for p in (LearnedPolicy(network), LinearPolicy(weights))]
+        assert played[0].runs == played[1].runs
+
+
+def test_scores_are_made_as_sharp_as_asked() -> None:
+    """The entropy of softmax falls with the scale."""
+    scores = [np.array([0.0, 1.0, 2.0]), np.array([0.5, 0.0])]
+    parts = [np.exp(s * sharpness(scores, 0.4)) for s in scores]
+    entropies = [-float((p / p.sum() * np.log(p / p.sum())).sum()) for p in parts]
+    assert np.mean(entropies) == pytest.approx(0.4)
+
+
+def test_what_is_no_linear_policy_is_refused(tmp_path: Path) -> None:
+    """One sentence, and nothing is written."""
+    file = tmp_path / "greedy.yaml"
+    write_tuned(file, TunedBaseline(policy="srpt"))
+    with pytest.raises(TunedFileError, match="expected that of a linear policy"):
+        train(load_scenario("tiny"), tmp_path / "out", dataclasses.replace(SMALL, start=str(file)), processes=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_training_is_never_overwritten(tmp_path: Path) -> None:
