@@ -38,6 +38,7 @@ from rlsched.scenario import Scenario
 from rlsched.scheduler import Scheduler
 
 _LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
+_RARE = -20.0  # what a trained network that knew no stops gives one to begin with
 REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
 
 
@@ -170,7 +171,7 @@ def _begin_with(started: Start, network: SchedulingNetwork, start: str, scenario
     if isinstance(started, LearnedPolicy):
         network.load_state_dict(started.network.state_dict())
         if not started.encoder.preemption:
-            network.make_stops_rare()
+            network.make_stops_rare(_RARE)
     else:
         lessons = scenario.seed_range("train", _LESSONS)
         start_from_linear(network, started, scenario.episode(lessons[0]), start, lessons)

@@ -103,10 +103,14 @@ class SchedulingNetwork(nn.Module):
         nn.init.normal_(_last(self.critic).weight, std=0.01)
         nn.init.zeros_(self.critic_skip.weight)
 
-    def make_stops_rare(self) -> None:
-        """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done."""
+    def make_stops_rare(self, score: float = -4.0) -> None:
+        """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done.
+
+        Args:
+            score: of stopping; the scores of a trained network differ by tens.
+        """
         with torch.no_grad():
-            self.skip.weight[0, _IS_STOP] = -8.0
+            self.skip.weight[0, _IS_STOP] = score
 
     def actor(self, observation: dict[str, Tensor]) -> Tensor:
         """Logits (B, C); rows that are not in use get 0 and are for the mask to exclude."""
