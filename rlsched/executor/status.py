@@ -176,7 +176,7 @@ def _state_of(attempt: Attempt, run: RunState) -> UnitState:
     match attempt.ending:
         case None:
             return UnitState.RUNNING if run is RunState.RUNNING else UnitState.INTERRUPTED
-        case Ending.PREEMPTED:
+        case Ending.PREEMPTED | Ending.INTERRUPTED:  # the second: its node was lost
             return UnitState.WAITING if run is RunState.RUNNING else UnitState.INTERRUPTED
         case ending:
             return UnitState(ending.value)
