@@ -7,9 +7,11 @@ outlive it as they outlive a driver, and any agent of the same machine finds the
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,7 @@ class Agent:
     """
 
     def __init__(self, log: Path, leave: Callable[[], None] | None = None) -> None:
+        _take_priority_of_parent()
         self._log = log
         self._starters: Starters | None = None
         self._leave = leave
@@ -182,6 +185,12 @@ class Agent:
     def _leave_if_idle(self) -> None:
         if self._leave is not None and all(task.done() for task in self._followed.values()):
             self._leave()
+
+
+def _take_priority_of_parent() -> None:
+    """Undo that Ray starts its workers at niceness 15, which tasks would inherit; that takes a privilege."""
+    with suppress(PermissionError, ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, os.getppid()))
 
 
 def _named(machine: Machine, name: str) -> Machine:

@@ -99,9 +99,11 @@ class Gang:
             if len(self.parts) > 1 and self.unit is not None:
                 await self._arrange_meeting()
             tasks = [asyncio.create_task(self._run(part)) for part in self.parts]
+            complete = True
             for next_one in asyncio.as_completed(tasks):
                 await next_one
-                if any(part.over is not None and not _succeeded(part.over) for part in self.parts):
+                if complete and any(part.over is not None and not _succeeded(part.over) for part in self.parts):
+                    complete = False
                     self.asked = self.asked or any(part.paths.preempt.exists() for part in self.parts)
                     await self._signal(kill=False)
         except NodeLostError as loss:

@@ -214,7 +214,7 @@ def release(reservation: str) -> None:
 
 
 def usable_nodes(wanted: Wanted) -> list[ClusterNode]:
-    """The nodes of the cluster that have something to run tasks on."""
+    """The nodes of the cluster that have something to run tasks on, by name."""
     alive = [node for node in _all_nodes() if node["Alive"]]
     hosts = [node["NodeManagerHostname"] for node in alive]
     found = []
@@ -227,7 +227,7 @@ def usable_nodes(wanted: Wanted) -> list[ClusterNode]:
             unique = given != host or hosts.count(host) == 1
             name = given if unique else f"{host}-{node['NodeID'][:6]}"
             found.append(ClusterNode(node["NodeID"], name, node["NodeManagerAddress"], cpus, gpus, wanted))
-    return found
+    return sorted(found, key=lambda node: node.name)
 
 
 def liveness() -> dict[str, bool]:
