@@ -20,7 +20,11 @@ from rlsched.executor.devices import Machine
 from rlsched.executor.run import RunResult, run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import UnitState, UnitStatus
+from rlsched.experiments.benchmark import benchmark
+from rlsched.experiments.cells import BenchmarkError
+from rlsched.experiments.playing import Workers
 from rlsched.model import Allocation, Share
+from rlsched.scenario import load_scenario
 from rlsched.scheduler import Decision, Event, NodeLost
 from rlsched.state import State
 from rlsched.workflow import Workflow
@@ -30,7 +34,7 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'rlsched[ra
 from rlsched.executor.onray.site import RaySite
 
 Write = Callable[[str], Workflow]
-SMALL = {"num_cpus": 1, "object_store_memory": 80_000_000}
+SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
 PATIENT = "until test -e permission; do sleep 0.05; done"
 
 
@@ -42,7 +46,7 @@ class Nodes:
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - or on a busy machine the tests take for ever
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(True, False, {**SMALL, "node_name": "a", "include_dashboard": False})
+        self._cluster: Any = Cluster(True, False, {**SMALL, "node_name": "a", "include_dashboard": False})
         self._nodes: dict[str, Any] = {}
         self.restore()
         self.address: str = self._cluster.address
@@ -165,7 +169,7 @@ def test_the_policy_chooses_the_nodes_and_a_gang_finds_itself(on_ray: Callable[.
     assert [units(result)[name].devices for name in ("alone", "gang")] == [("c/cpu:0",), ("c/cpu:0", "a/cpu:0")]
     assert (tmp_path / "alone").read_text() == "c/cpu:0\n"
     first, second = variables(tmp_path / "0"), variables(tmp_path / "1")
-    assert first["MASTER_ADDR"], first["MASTER_PORT"] == (second["MASTER_ADDR"], second["MASTER_PORT"])
+    assert (first["MASTER_ADDR"], first["MASTER_PORT"]) == (second["MASTER_ADDR"], second["MASTER_PORT"])
     assert int(first["MASTER_PORT"]) > 0
     own = {"NODE_RANK": "1", "RLSCHED_FIRST_RANK": "1", "RLSCHED_DEVICES": "a/cpu:0"}
     common = {"NNODES": "2", "WORLD_SIZE": "2", "RLSCHED_GPUS": "1"}
@@ -195,7 +199,7 @@ def test_a_lost_node_costs_its_own_tasks_an_attempt(
         elif all((tmp_path / f"pid-{node}").exists() for node in "abc") and nodes.has("b"):
             nodes.kill("b")
 
-    body = f"echo $$ > pid-${{RLSCHED_DEVICES%%/*}}; {PATIENT}; echo t$i >> effects"
+    body = f"echo $$ > pid-$${{RLSCHED_DEVICES%%/*}}; {PATIENT}; echo t$i >> effects"
     tasks = "\n".join(f'  t{i}: {{run: "i={i}; {body}"}}' for i in range(3))
     result = on_ray(f"{tasks}\n  after: {{run: echo after >> effects, needs: [t0, t1, t2]}}", observe=observe)
     assert result.exit_code == 0
@@ -226,40 +230,6 @@ def test_an_agent_that_is_killed_is_replaced(on_ray: Callable[..., RunResult], t
     assert effects(tmp_path) == {"t": 1, "n": 1, "o": 1}
 
 
-@pytest.mark.parametrize("local", [False, True], ids=["by Ray", "by the local backend"])
-def test_a_run_whose_driver_was_killed_goes_on(
-    local: bool,
-    on_ray: Callable[..., RunResult],
-    workflow: Write,
-    driver: Callable[[Workflow], subprocess.Popen[bytes]],
-    tmp_path: Path,
-) -> None:
-    """What runs is adopted, what ended meanwhile is read, and each effect is there once."""
-    tasks = f"""
-    waits: {{run: "echo $$ > pid; {PATIENT}; echo waits >> effects"}}
-    ends: {{run: "until test -e dead; do sleep 0.05; done; echo ends >> effects; touch ended"}}
-    after: {{run: echo after >> effects, needs: [waits, ends]}}
-    """
-    first = driver(workflow(tasks))
-    appears(tmp_path / "pid")
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    (tmp_path / "dead").touch()
-    until((tmp_path / "ended").exists)
-
-    def observe(now: float, what: Event | Decision) -> None:
-        (tmp_path / "permission").touch()
-
-    if local:
-        result = run_workflow(workflow(tasks), first_fit, slots=2, grace=5.0, observe=observe)
-    else:
-        result = on_ray(tasks, observe=observe)
-    assert result.exit_code == 0
-    assert effects(tmp_path) == {"waits": 1, "ends": 1, "after": 1}
-    assert [unit.attempts for unit in result.status.units] == [1, 1, 1]
-    assert {unit.state for unit in result.status.units} <= {UnitState.FINISHED, UnitState.KEPT}
-
-
 def test_ctrl_c_stops_what_runs(driver: Callable[..., Any], workflow: Write, tmp_path: Path) -> None:
     """As on one machine: it is asked to stop, and the exit code says why."""
     process = driver(
@@ -270,6 +240,25 @@ def test_ctrl_c_stops_what_runs(driver: Callable[..., Any], workflow: Write, tmp
     assert process.wait() == 143
     assert (tmp_path / "asked").exists()
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_benchmark_on_the_cluster_is_like_one_on_this_machine(nodes: Nodes) -> None:
+    """Cell by cell."""
+    scenario = load_scenario("tiny")
+    seeds = scenario.seed_range("report", 2)
+    on_ray = benchmark(scenario, ["fifo", "srpt"], seeds, ray=nodes.address)
+    assert on_ray.cells == benchmark(scenario, ["fifo", "srpt"], seeds, processes=1).cells
+
+
+def test_a_policy_that_fails_on_the_cluster_is_named(nodes: Nodes) -> None:
+    """As it would be on this machine."""
+    with Workers(load_scenario("tiny"), ray=nodes.address) as workers, pytest.raises(BenchmarkError, match="too bad"):
+        list(workers.map(fail, [("too bad",)]))
+
+
+def fail(reason: str) -> None:
+    """What a worker does that fails."""
+    raise BenchmarkError(reason)
 
 
 def test_where_no_cluster_is_that_is_said(tmp_path: Path, workflow: Write) -> None:
@@ -300,3 +289,40 @@ def test_cpu_slots_of_all_nodes_have_names_of_their_own(nodes: Nodes, tmp_path: 
     directory.close()
     assert machine.devices == (("a/cpu:0",), ("b/cpu:0",), ("c/cpu:0",))
     assert [node.name for node in machine.cluster.nodes] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["by Ray", "by the local backend"])
+def test_a_run_whose_driver_was_killed_goes_on(
+    local: bool,
+    on_ray: Callable[..., RunResult],
+    workflow: Write,
+    driver: Callable[[Workflow], subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    """What runs is adopted, what ended meanwhile is read, and each effect is there once.
+
+    It comes last: the nodes stay reserved for a while when nobody goes on with them.
+    """
+    tasks = f"""
+    waits: {{run: "echo $$ > pid; {PATIENT}; echo waits >> effects"}}
+    ends: {{run: "until test -e dead; do sleep 0.05; done; echo ends >> effects; touch ended"}}
+    after: {{run: echo after >> effects, needs: [waits, ends]}}
+    """
+    first = driver(workflow(tasks))
+    appears(tmp_path / "pid")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    (tmp_path / "dead").touch()
+    until((tmp_path / "ended").exists)
+
+    def observe(now: float, what: Event | Decision) -> None:
+        (tmp_path / "permission").touch()
+
+    if local:
+        result = run_workflow(workflow(tasks), first_fit, slots=2, grace=5.0, observe=observe)
+    else:
+        result = on_ray(tasks, observe=observe)
+    assert result.exit_code == 0
+    assert effects(tmp_path) == {"waits": 1, "ends": 1, "after": 1}
+    assert [unit.attempts for unit in result.status.units] == [1, 1, 1]
+    assert {unit.state for unit in result.status.units} <= {UnitState.FINISHED, UnitState.KEPT}

@@ -34,7 +34,7 @@ from rlsched.executor.process import runs
 
 _DOOMED = "b"
 _LONGEST = 3600.0  # seconds that a session may take
-_NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+_NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 @dataclass
@@ -182,7 +182,7 @@ def experiment(folder: Path, documents: int) -> Report:
 
     report = Report()
     disturbed, quiet = write_workflow(folder / "ray", documents), write_workflow(folder / "local", documents)
-    cluster = Cluster(True, False, {**_NODE, "node_name": "a", "include_dashboard": False})
+    cluster: Any = Cluster(True, False, {**_NODE, "node_name": "a", "include_dashboard": False})
     try:
         doomed = cluster.add_node(node_name=_DOOMED, **_NODE)
         cluster.add_node(node_name="c", **_NODE)
@@ -227,5 +227,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 - Ray spells it so
+    os.environ.setdefault("RAY_worker_niceness", "0")
     main()

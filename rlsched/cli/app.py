@@ -131,6 +131,9 @@ def benchmark(
         typer.Option("--tuned", help="File of `tune-baseline`: adds the best policy of every order."),
     ] = None,
     processes: Processes = 0,
+    ray: Annotated[
+        str, typer.Option("--ray", help="Play on the CPUs of the Ray cluster at this address: HOST:PORT or auto.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Compare policies on the same workloads, never seen in training or tuning.
@@ -145,7 +148,7 @@ def benchmark(
     """
     from rlsched.cli.benchmark import benchmark as command
 
-    command(scenario, policies, seeds, out, processes, json, tuned)
+    command(scenario, policies, seeds, out, processes, json, tuned, ray)
 
 
 @app.command("tune-baseline")

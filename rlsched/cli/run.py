@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rlsched.cli.guard import choice_of, listen
 from rlsched.cli.metrics import metrics_on
 from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import console, messages, print_json
+from rlsched.executor.onray.connection import require_ray
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
 from rlsched.executor.site import Connect
 from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
@@ -78,8 +78,7 @@ def connection(backend: str, address: str, slots: int | None, lost: list[str]) -
         if address:
             raise ValueError(f"--address {address}: only --backend ray has one")
         return None
-    if find_spec("ray") is None:
-        raise ValueError("--backend ray: Ray is not installed here: pip install 'rlsched[ray]'")
+    require_ray("--backend ray")
     from rlsched.executor.onray.site import RaySite  # Ray takes a second to import
 
     return lambda directory, folder: RaySite(directory, folder, address or "auto", slots, lost)

@@ -26,7 +26,7 @@ from rlsched.executor.starter import Launch, NotStartedError
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit
 
-DESERTED_AFTER = 60.0  # seconds without a driver, after which an agent leaves that has nothing to look after
+DESERTED_AFTER = 20.0  # seconds without a driver, after which an agent leaves that has nothing to look after
 _CHECK_INTERVAL = 2.0
 
 Ask = Callable[..., Awaitable[Any]]

@@ -24,11 +24,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlsched.executor.backend import Over
 from rlsched.executor.history import Place
 from rlsched.executor.onray.agent import Agent, Host
+from rlsched.executor.onray.connection import NAMESPACE
 from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.starter import Launch
 from rlsched.executor.work import Unit
 
-NAMESPACE = "rlsched"
 _ANSWER_TIME = 60.0  # seconds that an agent may take to say hello: Ray starts a process for it
 _PATIENCE = 1.0  # between two tries to reach an agent
 _NODE_LABEL = "ray.io/node-id"  # which Ray puts on every node

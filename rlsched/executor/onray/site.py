@@ -28,8 +28,9 @@ from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
 from rlsched.executor.history import Attempt, Place
 from rlsched.executor.onray.agent import Ask, in_process
+from rlsched.executor.onray.connection import connect, first_line
 from rlsched.executor.onray.gang import Gang, Part
-from rlsched.executor.onray.nodes import NAMESPACE, ClusterNode, Wanted, liveness, usable_nodes
+from rlsched.executor.onray.nodes import ClusterNode, Wanted, liveness, usable_nodes
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
 from rlsched.executor.starter import Launch
 from rlsched.executor.work import Unit
@@ -195,7 +196,7 @@ class RaySite:
         try:
             hosts = await asyncio.gather(*(node.greet() for node in self._nodes))
         except (RayError, TimeoutError) as error:
-            raise ValueError(f"a node of the Ray cluster does not answer: {_first_line(error)}") from None
+            raise ValueError(f"a node of the Ray cluster does not answer: {first_line(error)}") from None
         for node, host in zip(self._nodes, hosts, strict=True):
             if host.missing:
                 raise ValueError(
@@ -339,28 +340,6 @@ class RaySite:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout)
 
 
-def connect(address: str) -> bool:
-    """Join a Ray cluster; False if this process has done so before.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if ray.is_initialized():
-        return False
-    if address.startswith("ray://"):
-        raise ValueError(f"--address {address}: Ray's client is not enough, start rlsched on a node of the cluster")
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"there is no Ray cluster at {address!r}: {_first_line(error)}") from None
-    return True
-
-
 async def _forsake(agent: Any) -> None:
     """Tell an agent that it is not needed; it may end before it has answered."""
     await agent.close.remote()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
