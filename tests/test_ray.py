@@ -22,8 +22,7 @@ from rlsched.executor.run import RunResult, run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import UnitState, UnitStatus
 from rlsched.experiments.benchmark import benchmark
-from rlsched.experiments.cells import BenchmarkError
-from rlsched.experiments.playing import Workers
+from rlsched.experiments.playing import Workers, play
 from rlsched.model import Allocation, Share
 from rlsched.scenario import load_scenario
 from rlsched.scheduler import Decision, Event, NodeLost
@@ -252,15 +251,10 @@ def test_a_benchmark_on_the_cluster_is_like_one_on_this_machine(nodes: Nodes) ->
     assert on_ray.cells == benchmark(scenario, ["fifo", "srpt"], seeds, processes=1).cells
 
 
-def test_a_policy_that_fails_on_the_cluster_is_named(nodes: Nodes) -> None:
-    """As it would be on this machine."""
-    with Workers(load_scenario("tiny"), ray=nodes.address) as workers, pytest.raises(BenchmarkError, match="too bad"):
-        list(workers.map(fail, [("too bad",)]))
-
-
-def fail(reason: str) -> None:
-    """What a worker does that fails."""
-    raise BenchmarkError(reason)
+def test_what_fails_on_the_cluster_fails_as_on_this_machine(nodes: Nodes) -> None:
+    """With the same error."""
+    with Workers(load_scenario("tiny"), ray=nodes.address) as workers, pytest.raises(ValueError, match="'nonsense'"):
+        list(workers.map(play, [("nonsense", 0)]))
 
 
 def test_where_no_cluster_is_that_is_said(tmp_path: Path, workflow: Write) -> None:
