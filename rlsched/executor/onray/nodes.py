@@ -25,7 +25,6 @@ from rlsched.executor.backend import Over
 from rlsched.executor.history import Place
 from rlsched.executor.onray.agent import Agent, Host
 from rlsched.executor.onray.connection import NAMESPACE
-from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.starter import Launch
 from rlsched.executor.work import Unit
 
@@ -119,16 +118,14 @@ class ClusterNode:
         self.agent = await asyncio.to_thread(self._find_agent)
         wanted = self.wanted
         hello = self.agent.hello.remote(wanted.needed, wanted.slots, self.cpus, self.name)
-        self.host = await asyncio.wait_for(hello, _ANSWER_TIME)
+        self.host = await asyncio.wait_for(_answer(hello), _ANSWER_TIME)
         return self.host
 
     async def start(self, launch: Launch, unit: Unit, inherited: Mapping[str, str]) -> tuple[int, str] | Over | None:
-        """See `Agent.start`. If the agent dies over it, `wait` tells whether the task was started."""
+        """See `Agent.start`. If the agent dies over it, its `wait` tells whether the task was started."""
         agent = self.agent
         try:
             answer: tuple[int, str] | Over | None = await self._unless_dead(agent.start.remote(launch, unit, inherited))
-        except RayTaskError:
-            raise
         except RayError:
             await self._revive(agent)
             return None
@@ -144,15 +141,8 @@ class ClusterNode:
             agent = self.agent
             try:
                 return await self._unless_dead(getattr(agent, method).remote(*arguments))
-            except RayTaskError:
-                raise
             except RayError:
                 await self._revive(agent)
-
-    async def wait(self, paths: AttemptPaths) -> Over:
-        """See `Agent.wait`."""
-        over: Over = await self.ask("wait", paths)
-        return over
 
     async def tell(self, method: str, *arguments: Any) -> None:
         """`ask` for nothing; a node that is dead does not hear it."""
@@ -165,7 +155,7 @@ class ClusterNode:
             release(self.reservation)
 
     async def _unless_dead(self, awaited: Awaitable[Any]) -> Any:
-        call, death = asyncio.ensure_future(awaited), asyncio.ensure_future(self.died.wait())
+        call, death = asyncio.ensure_future(_answer(awaited)), asyncio.ensure_future(self.died.wait())
         try:
             await asyncio.wait({call, death}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -206,6 +196,14 @@ class ClusterNode:
         }
         actor: Any = ray.remote(Agent)
         return actor.options(**options).remote(self.wanted.log, partial(release, self.reservation))
+
+
+async def _answer(reference: Awaitable[Any]) -> Any:
+    """What an agent says, or the error that it has raised, without Ray's story of how it came here."""
+    try:
+        return await reference
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error)) from None
 
 
 def release(reservation: str) -> None:
