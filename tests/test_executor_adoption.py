@@ -382,7 +382,7 @@ def test_the_last_words_of_a_lost_machine_count(
     paths = attempt_paths(run_dir, "t", 1)
     claim_of = {"pid": 1, "start": 1, "boot": "another boot", "space": "pid:[1]", "record": {}}
     paths.claim.write_text(json.dumps(claim_of))
-    paths.exit.write_text(json.dumps({"code": 0, "time": 1.0}))
+    paths.exit.write_text(json.dumps({"code": 0, "time": 2.0, "began": 1.0}))
     result = run_workflow(flow, first_fit, slots=1, lost=["far"])
     assert (result.nothing_to_do, result.status.units[0].state) == (True, UnitState.KEPT)
     assert not (tmp_path / "effects").exists()
@@ -407,7 +407,7 @@ def test_a_gang_is_over_when_all_of_it_is(
         paths = attempt_paths(run_dir, "t", 1, part)
         of_nobody = {"pid": os.getpid(), "start": 0, "boot": boot_id(), "space": claim.pid_space(), "record": {}}
         paths.claim.write_text(json.dumps(of_nobody))
-        paths.exit.write_text(json.dumps({"code": code, "time": 1.0}))
+        paths.exit.write_text(json.dumps({"code": code, "time": 2.0, "began": 1.0}))
     assert run_workflow(flow, first_fit, slots=1).exit_code == 0
     assert effects(tmp_path) == "t\n"
     ends = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines() if '"end"' in line]
