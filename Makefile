@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-examples.txt
 	    'install one, or name it: make install PYTHON=/path/to/python' >&2; \
 	exit 2
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,examples,exact,genetic,tune]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev,examples,exact,genetic,ray,tune]'
 	$(BIN)/python -m pip install --no-deps --requirement requirements-examples.txt
 	@touch $@
 

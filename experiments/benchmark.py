@@ -149,6 +149,7 @@ def benchmark(
     processes: int = 0,
     progress: Progress | None = None,
     out_dir: Path | None = None,
+    ray: str = "",
 ) -> BenchmarkResult:
     """Play every seed with every policy.
 
@@ -160,11 +161,12 @@ def benchmark(
         progress: called after every cell.
         out_dir: holds cells.jsonl, to which every finished cell is appended and from which a second call continues
             (with more policies or seeds, too), and in the end benchmark.json, benchmark.csv and report.html.
+        ray: address of a Ray cluster to play on; empty: this machine.
 
     Raises:
         BenchmarkError: nothing to play, a policy that fails on a workload, or an `out_dir` with results of another
             scenario, another version of the code, or other contents of a policy's file.
-        ValueError: a policy that cannot be loaded.
+        ValueError: a policy that cannot be loaded, or no such cluster.
     """
     policies, seeds = list(dict.fromkeys(policies)), sorted(set(seeds))
     if not policies or not seeds:
@@ -179,7 +181,7 @@ def benchmark(
     wanted = [(policy, seed) for seed in seeds for policy in policies]
     missing = [key for key in wanted if key not in cells]
     schedules: dict[str, Schedule] = {}
-    with Workers(scenario, processes, most=len(missing)) as workers:
+    with Workers(scenario, processes, len(missing), ray) as workers:
         for done, cell in enumerate(workers.map(play, missing), len(wanted) - len(missing) + 1):
             cells[cell.policy, cell.seed] = cell
             if store is not None:

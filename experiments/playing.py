@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlsched.experiments.cells import BenchmarkError, Cell
 from rlsched.policies.auto import AutoPolicy, Choice
@@ -13,6 +13,9 @@ from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Policy, Scheduler, StallError
 from rlsched.workers import available_cores, submit_all, worker_pool
+
+if TYPE_CHECKING:
+    from rlsched.experiments.fanout import RayPlayers
 
 _Result = TypeVar("_Result")
 
@@ -26,13 +29,23 @@ class Workers:
     Args:
         processes: 0: one a core; 1: this one.
         most: there is no work for more processes than this.
+        ray: address of a Ray cluster whose CPUs are to be used; empty: those of this machine.
+
+    Raises:
+        ValueError: there is no such cluster, or it has no CPU to spare.
     """
 
-    def __init__(self, scenario: Scenario, processes: int = 0, most: int | None = None) -> None:
+    def __init__(self, scenario: Scenario, processes: int = 0, most: int | None = None, ray: str = "") -> None:
+        self._players: RayPlayers | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        if ray:
+            from rlsched.experiments.fanout import RayPlayers  # Ray is an extra, and takes a second to import
+
+            self._players = RayPlayers(ray, min(filter(None, (processes, most)), default=0), _begin, scenario)
+            return
         processes = processes or available_cores()
         if most is not None:
             processes = min(processes, most)
-        self._pool: ProcessPoolExecutor | None = None
         if processes > 1:
             self._pool = worker_pool(processes, _begin, scenario)
         else:
@@ -44,9 +57,14 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        if self._players is not None:
+            self._players.close()
 
     def map(self, function: Callable[..., _Result], calls: Sequence[Sequence[Any]]) -> Iterator[_Result]:
         """The function, one of those below or one that calls them, with each of these arguments."""
+        if self._players is not None:
+            yield from self._players.map(function, calls)
+            return
         if self._pool is None:
             yield from (function(*call) for call in calls)
             return

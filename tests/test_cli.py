@@ -174,3 +174,36 @@ def test_policies_are_listed() -> None:
     assert {"fifo", "sjf", "srpt", "critical-path", "lp", "random"} <= set(
         json.loads(rlsched("policies", "--json").stdout)
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--backend", "slurm"), "--backend slurm: expected local or ray"),
+        (("--address", "auto"), "--address auto: only --backend ray has one"),
+    ],
+)
+def test_a_backend_that_makes_no_sense_is_refused(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """Before anything is started."""
+    file = tmp_path / "w.yaml"
+    file.write_text(WORKFLOW)
+    assert said in rlsched("run", file, *options, code=2).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [("run", "w.yaml", "--backend", "ray"), ("benchmark", "tiny", "--ray", "auto")])
+def test_where_ray_is_missing_the_way_to_get_it_is_said(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra."""
+    (tmp_path / "w.yaml").write_text(WORKFLOW)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'ray' else find(name, *more)\n"
+    )
+    path = os.pathsep.join([str(hidden), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.chdir(tmp_path)
+    assert "Ray is not installed here: pip install 'rlsched[ray]'" in rlsched(*command, code=2).stderr

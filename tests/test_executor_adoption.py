@@ -14,15 +14,19 @@ from typing import Any
 
 import psutil
 import pytest
+from builders import first_fit
 from conftest import Drive, Execute, appears, is_gone, until
 
 from rlsched.executor import adoption, claim
 from rlsched.executor.claim import boot_id
+from rlsched.executor.devices import host_name
 from rlsched.executor.paths import MARKER, attempt_paths
 from rlsched.executor.process import collect
+from rlsched.executor.run import run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.starter import Launch, Stopping, cold_starter
 from rlsched.executor.status import RunState, UnitState, read_status
+from rlsched.executor.work import work_of
 from rlsched.scheduler import Arrived, Decision, Event
 from rlsched.workflow import Workflow
 
@@ -336,3 +340,78 @@ def test_what_ends_while_it_is_being_ended_does_no_harm(tmp_path: Path, monkeypa
     monkeypatch.setattr(psutil.Process, "kill", late)
     assert collect(paths) is None
     assert left.poll() is not None
+
+
+ELSEWHERE = ["node", "far", "another boot", "pid:[1]"]
+
+
+@pytest.fixture
+def left_elsewhere(workflow: Write, run_dir: Path) -> Callable[..., Workflow]:
+    """A run whose task was started on other machines, and whose driver has been killed."""
+
+    def leave(*places: list[str]) -> Workflow:
+        flow = workflow("t: {run: echo t >> effects}")
+        unit = work_of(flow).units[0][0]
+        directory = RunDirectory(run_dir)
+        directory.append("begin", boot=boot_id(), **{key: [] for key in ("units", "kept", "nodes")})
+        start = {"unit": "t", "attempt": 1, "digest": unit.digest, "checkpoint": 1, "mode": 0, "devices": ["far/cpu:0"]}
+        directory.append("start", **start, places=list(places))
+        directory.close()
+        return flow
+
+    return leave
+
+
+def test_a_task_on_another_machine_is_not_believed_dead(
+    left_elsewhere: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    """Nobody can look; the user may know better."""
+    flow = left_elsewhere(ELSEWHERE)
+    with pytest.raises(ValueError, match="task 't' may still run on far, which cannot be asked from here: go on with"):
+        run_workflow(flow, first_fit, slots=1)
+    assert not (tmp_path / "effects").exists()
+    result = run_workflow(flow, first_fit, slots=1, lost=["far"])
+    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 2, "t\n")
+
+
+def test_the_last_words_of_a_lost_machine_count(
+    left_elsewhere: Callable[..., Workflow], tmp_path: Path, run_dir: Path
+) -> None:
+    """The task had ended, and has said so."""
+    flow = left_elsewhere(ELSEWHERE)
+    paths = attempt_paths(run_dir, "t", 1)
+    claim_of = {"pid": 1, "start": 1, "boot": "another boot", "space": "pid:[1]", "record": {}}
+    paths.claim.write_text(json.dumps(claim_of))
+    paths.exit.write_text(json.dumps({"code": 0, "time": 2.0, "began": 1.0}))
+    result = run_workflow(flow, first_fit, slots=1, lost=["far"])
+    assert (result.nothing_to_do, result.status.units[0].state) == (True, UnitState.KEPT)
+    assert not (tmp_path / "effects").exists()
+
+
+def test_a_machine_of_this_name_that_was_started_anew_has_nothing(
+    left_elsewhere: Callable[..., Workflow], tmp_path: Path
+) -> None:
+    """It is this one."""
+    flow = left_elsewhere(["node", host_name(), "another boot", "pid:[1]"])
+    assert run_workflow(flow, first_fit, slots=1).exit_code == 0
+    assert effects(tmp_path) == "t\n"
+
+
+def test_a_gang_is_over_when_all_of_it_is(
+    left_elsewhere: Callable[..., Workflow], tmp_path: Path, run_dir: Path
+) -> None:
+    """One part has failed, so the task has."""
+    here = ["node", host_name(), boot_id(), claim.pid_space()]
+    flow = left_elsewhere(here, here)
+    for part, code in enumerate((0, 3)):
+        paths = attempt_paths(run_dir, "t", 1, part)
+        of_nobody = {"pid": os.getpid(), "start": 0, "boot": boot_id(), "space": claim.pid_space(), "record": {}}
+        paths.claim.write_text(json.dumps(of_nobody))
+        paths.exit.write_text(json.dumps({"code": code, "time": 2.0, "began": 1.0}))
+    assert run_workflow(flow, first_fit, slots=1).exit_code == 0
+    assert effects(tmp_path) == "t\n"
+    ends = [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines() if '"end"' in line]
+    assert [(end["attempt"], end["ending"], end["reason"]) for end in ends] == [
+        (1, "failed", "exit code 3"),
+        (2, "finished", ""),
+    ]

@@ -31,6 +31,7 @@ BELOW = {
     "simulator": "scheduler contention",
     "workflow": "pool document",
     "executor": "simulator workflow progress textfile",
+    "executor.onray": "executor",
     "textfile": "",
     "fitting": "pool",
     "queue": "executor fitting",
@@ -56,7 +57,8 @@ BELOW = {
     "policies.planning": "policies simulator",
     "policies.genetic": "policies.planning",
     "policies.exact": "policies.planning",
-    "experiments": "queue manifest policies.auto policies.exact policies.genetic policies.ppo report traces",
+    "experiments": "executor.onray queue manifest policies.auto policies.exact policies.genetic policies.ppo report "
+    "traces",
     "cli": "experiments",
     "__main__": "cli",
 }

@@ -315,6 +315,30 @@ def test_a_rank_that_fails_takes_the_others_along(tmp_path: Path, monkeypatch: p
             os.kill(int((tmp_path / "0").read_text()), 0)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ranks_of_a_task_on_several_nodes_are_numbered_through(
+    devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they meet where the executor says."""
+    of_node = {"NNODES": "2", "NODE_RANK": "1", "RLSCHED_FIRST_RANK": "2", "WORLD_SIZE": str(2 + devices)}
+    for name, value in {**of_node, "MASTER_ADDR": "head", "MASTER_PORT": "9", "RLSCHED_GPUS": str(devices)}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK"):  # which are set for the work, and must not stay so
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    ranks.run(note_rank, tmp_path)
+    expected = {f"rank {2 + local} of {2 + devices}, here {local}, at head:9" for local in range(devices)}
+    assert {file.read_text() for file in tmp_path.iterdir()} == expected
+
+
+def note_rank(folder: Path) -> None:
+    """The work of a rank that writes down which it is."""
+    at = os.environ
+    (folder / at["RANK"]).write_text(
+        f"rank {at['RANK']} of {at['WORLD_SIZE']}, here {at['LOCAL_RANK']}, at {at['MASTER_ADDR']}:{at['MASTER_PORT']}"
+    )
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unequal shares would weigh examples unequally."""
     monkeypatch.setenv("WORLD_SIZE", "3")

@@ -3,6 +3,9 @@
 The direct start of torch.distributed (`env://`): every process finds RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
 MASTER_PORT in its environment. The ranks are forked from a parent that has imported torch, which saves each of them
 that import; the parent makes no CUDA call, because CUDA does not survive a fork.
+
+A task on several nodes runs once on each of them, and is told where they meet (NNODES, NODE_RANK, MASTER_ADDR,
+MASTER_PORT), how many ranks there are on all nodes (WORLD_SIZE), and which are its own (from RLSCHED_FIRST_RANK on).
 """
 
 from __future__ import annotations
@@ -32,15 +35,23 @@ def run(work: Callable[[Argument], None], argument: Argument, device: str = "aut
     Raises:
         SystemExit: with the status of the first rank that failed, 128 + n if signal n ended it.
     """
-    world = devices_given(device)
-    if world == 1 or "RANK" in os.environ:
+    local, at = devices_given(device), os.environ
+    spans_nodes = int(at.get("NNODES", "1")) > 1
+    if "RANK" in at or (local == 1 and not spans_nodes):
+        work(argument)
+        return
+    meeting = {"WORLD_SIZE": str(local), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    if spans_nodes:
+        meeting = {name: at[name] for name in meeting}
+    first = int(at.get("RLSCHED_FIRST_RANK", "0"))
+    if local == 1:
+        at.update(RANK=str(first), LOCAL_RANK="0")
         work(argument)
         return
     import torch._dynamo  # noqa: F401  what Adam would import, as slow as torch itself
 
     context = multiprocessing.get_context("fork")
-    port = _free_port()
-    ranks = [context.Process(target=_rank, args=(work, argument, rank, world, port)) for rank in range(world)]
+    ranks = [context.Process(target=_rank, args=(work, argument, first, rank, meeting)) for rank in range(local)]
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
         _terminate(ranks)
@@ -74,11 +85,12 @@ def devices_given(device: str = "auto") -> int:
         return 1
 
 
-def _rank(work: Callable[[Argument], None], argument: Argument, rank: int, world: int, port: int) -> None:
+def _rank(
+    work: Callable[[Argument], None], argument: Argument, first: int, local_rank: int, meeting: dict[str, str]
+) -> None:
     """The life of one rank."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(meeting, RANK=str(first + local_rank), LOCAL_RANK=str(local_rank))
     work(argument)
 
 

@@ -131,6 +131,9 @@ def benchmark(
         typer.Option("--tuned", help="File of `tune-baseline`: adds the best policy of every order."),
     ] = None,
     processes: Processes = 0,
+    ray: Annotated[
+        str, typer.Option("--ray", help="Play on the CPUs of the Ray cluster at this address: HOST:PORT or auto.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Compare policies on the same workloads, never seen in training or tuning.
@@ -145,7 +148,7 @@ def benchmark(
     """
     from rlsched.cli.benchmark import benchmark as command
 
-    command(scenario, policies, seeds, out, processes, json, tuned)
+    command(scenario, policies, seeds, out, processes, json, tuned, ray)
 
 
 @app.command("tune-baseline")
@@ -291,16 +294,29 @@ def run(
     ] = None,
     slots: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--slots", min=1, help="CPU slots, where there are no GPUs; default: one a core."),
+        typer.Option("--slots", min=1, help="CPU slots (on each node), where there are no GPUs; default: one a core."),
     ] = None,
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Plan with what tasks took in earlier runs.")
     ] = True,
     sample_interval: SampleInterval = 2.0,
     metrics_port: MetricsPort = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Where tasks run: local (this machine), or ray (a Ray cluster).")
+    ] = "local",
+    address: Annotated[
+        str,
+        typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto (this machine's), or local (a new one)."),
+    ] = "",
+    lost: Annotated[
+        list[str],
+        typer.Option(
+            "--lost", metavar="MACHINE", help="It is gone for good: run its tasks elsewhere. May be repeated."
+        ),
+    ] = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Run a workflow on this machine: GPUs if there are any, CPU slots otherwise.
+    """Run a workflow on this machine, or on a Ray cluster: GPUs if there are any, CPU slots otherwise.
 
     Tasks that have finished are not run again: run the same command once more to continue.
 
@@ -311,10 +327,12 @@ def run(
       rlsched run flow.yaml --policy runs/het16 --slots 4
 
       rlsched run flow.yaml --metrics-port 9180 --sample-interval 10
+
+      rlsched run /shared/flow.yaml --backend ray --address head-node:6379
     """
     from rlsched.cli.run import run as command
 
-    command(workflow, policy, run_dir, slots, history, sample_interval, metrics_port, json)
+    command(workflow, policy, run_dir, slots, history, sample_interval, metrics_port, backend, address, lost, json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from rlsched.cli.output import console, messages, print_json, progress_bar, remark
+from rlsched.executor.onray.connection import require_ray
 from rlsched.experiments.benchmark import BenchmarkResult
 from rlsched.experiments.benchmark import benchmark as run_benchmark
 from rlsched.policies.tuned import read_tuned
@@ -20,13 +21,22 @@ _SHOWN = ("p99_jct",)  # beside the objective; everything is in the files
 
 
 def benchmark(
-    scenario: str, policies: str, seeds: int, out: Path | None, processes: int, json: bool, tuned: Path | None = None
+    scenario: str,
+    policies: str,
+    seeds: int,
+    out: Path | None,
+    processes: int,
+    json: bool,
+    tuned: Path | None = None,
+    ray: str = "",
 ) -> None:
+    if ray:
+        require_ray("--ray")
     played = load_scenario(scenario)
     names = [name.strip() for name in _split(policies)]
     if tuned is not None:
         names += _tuned(tuned, played)
-    result = benchmark_with_progress(played, names, seeds, out, processes)
+    result = benchmark_with_progress(played, names, seeds, out, processes, ray)
     if json:
         print_json(result.to_json())
     else:
@@ -46,7 +56,7 @@ def _tuned(file: Path, scenario: Scenario) -> list[str]:
 
 
 def benchmark_with_progress(
-    scenario: Scenario, policies: list[str], seeds: int, out: Path | None, processes: int = 0
+    scenario: Scenario, policies: list[str], seeds: int, out: Path | None, processes: int = 0, ray: str = ""
 ) -> BenchmarkResult:
     """Play the scenario's first `seeds` report workloads, with a bar on standard error."""
     with progress_bar() as bar:
@@ -58,6 +68,7 @@ def benchmark_with_progress(
             processes,
             lambda done, total: bar.update(task, completed=done, total=total),
             out,
+            ray,
         )
 
 

@@ -17,7 +17,9 @@ from rlsched.cli.guard import choice_of, listen
 from rlsched.cli.metrics import metrics_on
 from rlsched.cli.narrator import Narrator
 from rlsched.cli.output import console, messages, print_json
+from rlsched.executor.onray.connection import require_ray
 from rlsched.executor.run import RunResult, default_run_dir, run_workflow
+from rlsched.executor.site import Connect
 from rlsched.executor.status import RunState, RunStatus, UnitState, UnitStatus, read_status
 from rlsched.manifest import manifest
 from rlsched.policies.registry import load_policy
@@ -45,18 +47,41 @@ def run(
     history: bool,
     sample_interval: float,
     metrics_port: int | None,
+    backend: str,
+    address: str,
+    lost: list[str],
     json: bool,
 ) -> None:
+    connect = connection(backend, address, slots, lost)
     loaded = load_policy(policy)
     workflow = load_workflow(workflow_file)
     with metrics_on(metrics_port) as metrics:
-        options = {"slots": slots, "history": history, "sample_interval": sample_interval, "metrics": metrics}
+        options: dict[str, Any] = {"slots": slots, "history": history, "sample_interval": sample_interval}
+        options |= {"metrics": metrics, "connect": connect, "lost": lost}
         result = run_with_progress(workflow, policy, run_dir, loaded, **options)
     if json:
         print_json(_as_json(result.status) | {"nothing_to_do": result.nothing_to_do} | choice_of(loaded))
     else:
         print_summary(result)
     sys.exit(result.exit_code)
+
+
+def connection(backend: str, address: str, slots: int | None, lost: list[str]) -> Connect | None:
+    """How to get at the machines of a backend, `local` or `ray`; None: they are here.
+
+    Raises:
+        ValueError: there is no such backend, or it is not installed.
+    """
+    if backend not in ("local", "ray"):
+        raise ValueError(f"--backend {backend}: expected local or ray")
+    if backend == "local":
+        if address:
+            raise ValueError(f"--address {address}: only --backend ray has one")
+        return None
+    require_ray("--backend ray")
+    from rlsched.executor.onray.site import RaySite  # Ray takes a second to import
+
+    return lambda directory, folder: RaySite(directory, folder, address or "auto", slots, lost)
 
 
 def status(run_dir: Path, json: bool) -> None:

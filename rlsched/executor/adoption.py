@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import select
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rlsched.executor.backend import Find, Over, TaskProcess
 from rlsched.executor.claim import boot_id, forbid, read_claim
-from rlsched.executor.devices import Machine
+from rlsched.executor.devices import Machine, host_name, is_slot
 from rlsched.executor.handover import beginning_of
-from rlsched.executor.history import Attempt, Ending
+from rlsched.executor.history import Attempt, Ending, Place
 from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.process import Exit, Process, collect, move_failed
 from rlsched.executor.rundir import RunDirectory
@@ -25,6 +26,7 @@ from rlsched.pool import Pool
 
 _log = logging.getLogger(__name__)
 _CHANGED = "its task has changed while it ran"
+NOT_BEGUN = "it had not begun when its driver was killed, or its node was lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,102 @@ class Adopted:
     """
 
     attempt: Attempt
-    process: Process
+    process: TaskProcess
     mode: int
     shares: tuple[Share, ...]
 
 
-def settle(work: Work, directory: RunDirectory) -> dict[str, Process]:
+def find_here(
+    directory: RunDirectory, unit: str, attempt: Attempt, lost: frozenset[str] = frozenset()
+) -> Process | Over:
+    """What has become of an attempt, as far as this machine can tell; see `backend.Find`.
+
+    Args:
+        lost: names of machines that are gone for good, as the user says.
+
+    Raises:
+        ValueError: that cannot be told, because it runs elsewhere, among other reasons.
+    """
+    number = attempt.number
+    if not attempt.places:
+        if attempt.boot != boot_id():  # what had not been recorded may be only half on the disk
+            return Over(reason="the machine was started anew")
+        return look(directory.attempt(unit, number))
+    parts = [directory.attempt(unit, number, part) for part in range(len(attempt.places))]
+    if unknown := [place.host for place in attempt.places if place.boot != boot_id() and not is_gone(place, lost)]:
+        raise cannot_tell(unit, unknown)
+    places = zip(attempt.places, parts, strict=True)
+    found = [look(paths) if place.boot == boot_id() else last_words(place.host, paths) for place, paths in places]
+    if over := combine(found):
+        return over
+    if len(found) == 1 and isinstance(found[0], Process):
+        return found[0]
+    for process in found:
+        if isinstance(process, Process):
+            process.let_go()
+    raise ValueError(
+        f"task {unit!r} still runs on {len(found)} nodes: go on with --backend ray, or wait until it has ended"
+    )
+
+
+def look(paths: AttemptPaths) -> Process | Over:
+    """What has become of a launcher on this machine; from now on it has begun, or never will.
+
+    Raises:
+        ValueError: that cannot be told, or its claim is damaged.
+    """
+    if not forbid(paths.claim) and (process := Process.find(paths)):
+        return process
+    claim = read_claim(paths.claim)
+    if claim is not None and claim.pid is None:
+        return Over(reason=NOT_BEGUN)
+    return Over(collect(paths))
+
+
+def last_words(host: str, paths: AttemptPaths) -> Over:
+    """How a launcher ended that a lost machine had: by itself, if it could still say so."""
+    if forbid(paths.claim):
+        return Over(reason=NOT_BEGUN)
+    return Over(collect(paths)) if paths.exit.exists() else Over(reason=f"{host} was lost")
+
+
+def is_gone(place: Place, lost: frozenset[str] = frozenset(), others: Iterable[str] = ()) -> bool:
+    """True if a machine has been started anew since, or is among the `lost`.
+
+    Args:
+        others: names of other machines that run, none of which is as it was when `place` was noted.
+    """
+    return place.host in lost or place.host in (host_name(), *others)
+
+
+def cannot_tell(unit: str, hosts: Iterable[str]) -> ValueError:
+    """The refusal of a run one of whose tasks may live where nobody can look."""
+    return ValueError(
+        f"task {unit!r} may still run on {', '.join(sorted(set(hosts)))}, which cannot be asked from here: go on with "
+        "--backend ray on a cluster with that machine, or say --lost MACHINE if it is gone for good"
+    )
+
+
+def combine(parts: Sequence[object]) -> Over | None:
+    """How a gang ended: as the first of its parts that did not succeed, else as its first; None: it still runs."""
+    overs = [part for part in parts if isinstance(part, Over)]
+    if len(overs) < len(parts):
+        return None
+    for over in overs:
+        if over.reason:
+            return over
+    ends = [over.end for over in overs]
+    if None in ends:
+        return Over()
+    failed = [end for end in ends if end is not None and (end.code or end.timed_out or end.missing is not None)]
+    return Over(min(failed, key=lambda end: end.time) if failed else ends[0])
+
+
+def settle(work: Work, directory: RunDirectory, find: Find = find_here) -> dict[str, TaskProcess]:
     """Record the ends that no driver has seen; returns what still runs, by unit.
+
+    Args:
+        find: tells what has become of an attempt.
 
     Raises:
         ValueError: whether something still runs cannot be told.
@@ -52,23 +143,25 @@ def settle(work: Work, directory: RunDirectory) -> dict[str, Process]:
     if directory.repaired:
         _restore_starts(directory)
     units = {unit.name: unit for units in work.units for unit in units}
-    live: dict[str, Process] = {}
-    for name, attempt in directory.history.open_attempts().items():
+    found = {name: find(directory, name, attempt) for name, attempt in directory.history.open_attempts().items()}
+    live: dict[str, TaskProcess] = {}
+    for name, process in found.items():
+        if not isinstance(process, Over):
+            live[name] = process
+            continue
+        attempt = directory.history.attempts[name]
         unit = units.get(name)
         current = unit if unit is not None and unit.digest == attempt.digest else None
         paths = directory.attempt(name, attempt.number)
-        if attempt.boot == boot_id() and not forbid(paths.claim) and (process := Process.find(paths)):
-            live[name] = process
-            continue
-        verdict, end = _verdict_on(attempt, current, paths)
+        verdict = _verdict_on(process, current, paths)
         if current is not None and verdict.ending is not Ending.FINISHED:
             move_failed(current.outputs, work.folder, paths)
-        _record(directory, name, attempt, verdict, end, current)
+        _record(directory, name, attempt, verdict, process.end, current)
     return live
 
 
 def adopt(
-    live: Mapping[str, Process],
+    live: Mapping[str, TaskProcess],
     left: Work | None,
     done: frozenset[str],
     directory: RunDirectory,
@@ -87,7 +180,7 @@ def adopt(
         ValueError: a task holds devices that this run may not use. Nothing has been stopped then.
     """
     adopted: dict[str, Adopted] = {}
-    obsolete: dict[str, Process] = dict(live)
+    obsolete: dict[str, TaskProcess] = dict(live)
     for task, units in zip(left.job.tasks, left.units, strict=True) if left is not None else ():
         for unit in units:
             if unit.name in live and _is_wanted(unit, directory.history.attempts[unit.name], done, directory):
@@ -112,10 +205,14 @@ def _devices_of(
     """The mode and shares of a running task, taken out of the pool.
 
     What a task takes may be written differently in the workflow file by now: any mode that suits the devices will do.
+    CPU slots of a cluster's node that is not known here are exchanged for as many others.
     """
     shares = machine.shares(attempt.devices)
+    exchange = bool(attempt.places) and not shares and all(is_slot(device) for device in attempt.devices)
     for mode in sorted(range(len(modes)), key=lambda mode: mode != attempt.mode):
-        held = shares if attempt.devices else pool.place(modes[mode])
+        if exchange and modes[mode].gpus != len(attempt.devices):
+            continue
+        held = shares if attempt.devices and not exchange else pool.place(modes[mode])
         try:
             if held:
                 pool.take(held, modes[mode], 0)
@@ -129,7 +226,7 @@ def _devices_of(
     )
 
 
-def _stop(obsolete: Mapping[str, Process], directory: RunDirectory) -> None:
+def _stop(obsolete: Mapping[str, TaskProcess], directory: RunDirectory) -> None:
     for name, process in obsolete.items():
         _log.warning("%s still runs from before, but its task has changed: it is stopped", name)
         process.stop()
@@ -142,17 +239,13 @@ def _stop(obsolete: Mapping[str, Process], directory: RunDirectory) -> None:
         _record(directory, name, directory.history.attempts[name], verdict, end)
 
 
-def _verdict_on(attempt: Attempt, unit: Unit | None, paths: AttemptPaths) -> tuple[Verdict, Exit | None]:
-    """How an attempt ended whose launcher is gone; `unit` is None if its result is of no use."""
-    if attempt.boot != boot_id():  # what had not been recorded may be only half on the disk
-        return Verdict(Ending.INTERRUPTED, "the machine was started anew"), None
-    claim = read_claim(paths.claim)
-    if claim is not None and claim.pid is None:
-        return Verdict(Ending.INTERRUPTED, "it had not begun when its driver was killed"), None
-    end = collect(paths)
+def _verdict_on(over: Over, unit: Unit | None, paths: AttemptPaths) -> Verdict:
+    """How an attempt ended; `unit` is None if its result is of no use."""
+    if over.reason:
+        return Verdict(Ending.INTERRUPTED, over.reason)
     if unit is None:
-        return Verdict(Ending.INTERRUPTED, _CHANGED), end
-    return judge(unit, end, paths, stopping=paths.preempt.exists()), end
+        return Verdict(Ending.INTERRUPTED, _CHANGED)
+    return judge(unit, over.end, paths, stopping=paths.preempt.exists())
 
 
 def _record(

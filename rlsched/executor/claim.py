@@ -42,6 +42,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def pid_space() -> str:
+    """The PID namespace that this process is in."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
 def read_claim(path: Path) -> Claim | None:
     """The claim in a file; None while there is none.
 
@@ -81,7 +86,7 @@ def open_holder(path: Path, claim: Claim) -> int | None:
     """
     if claim.pid is None or claim.boot != boot_id():
         return None
-    if claim.space != str(Path("/proc/self/ns/pid").readlink()):
+    if claim.space != pid_space():
         if _is_locked(path):
             raise ValueError(f"process {claim.pid} of another container holds {path}: stop it there, or wait for it")
         return None

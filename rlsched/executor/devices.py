@@ -47,7 +47,17 @@ class Machine(NamedTuple):
         return ",".join(self.held([share for share in shares if self.cluster.nodes[share.node].gpu_type != CPU]))
 
 
-def local_machine(slots: int | None = None) -> Machine:
+def host_name() -> str:
+    """The name of this machine."""
+    return socket.gethostname() or "localhost"
+
+
+def is_slot(device: str) -> bool:
+    """True for the id of a CPU slot: cpu:0, or NODE/cpu:0 on a cluster."""
+    return device.rpartition("/")[2].startswith(f"{CPU}:")
+
+
+def local_machine(slots: int | None = None, host: str = "", cores: int | None = None) -> Machine:
     """This machine: the GPUs that NVML finds and `CUDA_VISIBLE_DEVICES` allows, otherwise CPU slots.
 
     A GPU in MIG mode is replaced by its instances. GPUs of several types, or of one type with different memory, become
@@ -57,14 +67,16 @@ def local_machine(slots: int | None = None) -> Machine:
     Args:
         slots: use that many CPU slots (each counts as a core at least), and leave GPUs alone. None: one slot per
             core if there is no GPU.
+        host: its name; the default is the one that it has.
+        cores: how many of its cores may be used; None: those that this process may.
 
     Raises:
         ValueError: `slots` is below 1, or `CUDA_VISIBLE_DEVICES` names a device that does not exist.
     """
     if slots is not None and slots < 1:
         raise ValueError(f"slots is {slots}, expected 1 or more")
-    host = socket.gethostname() or "localhost"
-    cores = len(os.sched_getaffinity(0))
+    host = host or host_name()
+    cores = cores or len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().total / GIB
     gpus = _visible(find_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")) if slots is None else []
     if gpus:

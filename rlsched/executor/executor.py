@@ -1,4 +1,4 @@
-"""Executor: a backend that runs tasks as processes of this machine, in wall-clock time."""
+"""Executor: a backend that runs tasks as processes, in wall-clock time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from rlsched.executor.adoption import Adopted
+from rlsched.executor.backend import Launchers, TaskProcess, Watched
 from rlsched.executor.devices import Machine
 from rlsched.executor.guard import Guard, Reason
 from rlsched.executor.handover import Devices
@@ -22,27 +21,21 @@ from rlsched.executor.history import Ending
 from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.journal import JournalError
 from rlsched.executor.monitor import Monitor
-from rlsched.executor.process import move_failed
+from rlsched.executor.process import Exit
 from rlsched.executor.resume import checkpoint_of
 from rlsched.executor.rundir import FORKSERVER_LOG, RunDirectory
-from rlsched.executor.running import Held, Running, record_end, task_environment
-from rlsched.executor.starter import Launch, NotStartedError, Stopping
+from rlsched.executor.running import Held, Running, clear, launch_of, record_end
+from rlsched.executor.starter import NotStartedError, Stopping
 from rlsched.executor.usage import Usage
-from rlsched.executor.verdict import Verdict, judge
+from rlsched.executor.verdict import Verdict
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Allocation, Cause, Member
-from rlsched.scheduler import Arrived, Cancelled, Event, Failed, Finished, Preempted, Progressed, WokeUp
+from rlsched.scheduler import Arrived, Cancelled, Event, Failed, Finished, NodeLost, Preempted, Progressed, WokeUp
 
 GRACE = 10.0
 PROGRESS_INTERVAL = 1.0
 _log = logging.getLogger(__name__)
-
-
-class Watched(Protocol):
-    """Something with a file descriptor that becomes readable."""
-
-    def fileno(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ class _Arrival:
 
 
 class Executor:
-    """Runs work on this machine, every task as a process group of its own.
+    """Runs work, every task as a process group of its own: on this machine, or where its `launchers` say.
 
     Use it as a context manager: whatever still runs when the context ends is stopped, unless the journal cannot be
     written any more: then tasks run on, for a later driver to find. One thread uses it all the time, except for
@@ -67,6 +60,7 @@ class Executor:
         adopted: units of `works` that run already, by name.
         log: where the processes that start tasks write; None: in `directory`.
         monitor: is told what runs; closed by whoever has made it.
+        launchers: start tasks; None: on this machine, each device of `machine` is one of its own.
 
     Attributes:
         accepting: more may be submitted: that nothing is left to do is not the end.
@@ -81,6 +75,7 @@ class Executor:
         adopted: Mapping[str, Adopted] | None = None,
         log: Path | None = None,
         monitor: Monitor | None = None,
+        launchers: Launchers | None = None,
     ) -> None:
         self.cluster = machine.cluster
         self._machine = machine
@@ -99,7 +94,8 @@ class Executor:
         self._interrupted: int | None = None
         self._closed = False
         self._hurried = False
-        self._starters = Starters(log or (Path(os.devnull) if directory is None else directory.path / FORKSERVER_LOG))
+        log = log or (Path(os.devnull) if directory is None else directory.path / FORKSERVER_LOG)
+        self._launchers: Launchers = Starters(log) if launchers is None else launchers
         self._devices = Devices()
         self._directory = directory
         self._guard = Guard(machine, self._note_device)
@@ -182,14 +178,12 @@ class Executor:
         member = allocation.member
         work, directory = self._arrived[member.job].work, self._arrived[member.job].directory
         unit = work.units[member.task][member.member]
-        attempts = directory.history.attempts
-        last = attempts.get(unit.name)
+        last = directory.history.attempts.get(unit.name)
         attempt = 1 if last is None else last.number + 1
         checkpoint = checkpoint_of(unit, directory.history)
         folder = directory.checkpoint(unit.name, checkpoint)
         devices = tuple(self._machine.held(allocation.shares))
-        ends = (attempts[name].end for name in (*unit.needs, unit.name) if name in attempts)
-        ready = max((end for end in ends if end is not None), default=0.0)
+        ready = max(directory.history.time_of_end((*unit.needs, unit.name)), self._began + work.job.release)
         record = directory.append(
             "start",
             at=self.now,
@@ -200,24 +194,16 @@ class Executor:
             resumed=folder.exists(),
             mode=allocation.mode,
             devices=devices,
-            free=self._devices.free_since(devices, max(ready, self._began + work.job.release)),
+            free=self._devices.free_since(devices, ready),
+            **self._launchers.whereabouts(allocation.shares),
         )
         held = Held(devices, self._machine.visible(allocation.shares))
-        launch = Launch(
-            unit.argv,
-            directory.attempt(unit.name, attempt),
-            record,
-            task_environment(work, unit, directory, attempt, folder, held),
-            work.folder,
-            folder,
-            unit.outputs,
-            Stopping(unit.request, self._grace_of(unit), self._grace),
-            unit.timeout,
-        )
+        stopping = Stopping(unit.request, self._grace_of(unit), self._grace)
+        launch = launch_of(work, unit, directory, attempt, folder, held, record, stopping)
         try:
             for path in (folder, *(output.parent for output in unit.outputs)):
                 path.mkdir(parents=True, exist_ok=True)
-            process = self._starters.start(launch, unit, work.inherited)
+            process = self._launchers.start(launch, unit, work.inherited, allocation.shares)
         except OSError as error:
             ending = Ending.INTERRUPTED if isinstance(error, NotStartedError) else Ending.FAILED
             verdict = Verdict(ending, f"could not be started: {error}", Cause.EXIT)
@@ -225,6 +211,20 @@ class Executor:
             return error
         work_left = self._work_left.get(member, 1.0)
         return Running(directory, unit, attempt, devices, work.folder, folder, process, work_left)
+
+    def lose(self, node: int, processes: Collection[TaskProcess], reason: str) -> None:
+        """Enter that a node is gone, and with it tasks that will be started again, at no cost in retries.
+
+        Args:
+            processes: those of the tasks. Nothing of them lives any more.
+            reason: for people.
+        """
+        lost = {member: run for member, run in self._running.items() if run.process in processes}
+        self._events.append(NodeLost(node, tuple((member, running.work_left) for member, running in lost.items())))
+        for member, running in lost.items():
+            self._leave(member).process.let_go()
+            self._close_attempt(running, None, Verdict(Ending.INTERRUPTED, reason))
+            self._events += self._guard.release(running.devices)
 
     def stop(self, member: Member) -> None:
         if (running := self._running.get(member)) is not None:  # otherwise the news of its end is on the way
@@ -235,11 +235,14 @@ class Executor:
         """Make `wait` raise `InterruptedRun`; a second call kills what has not yet stopped. For signal handlers."""
         if self._interrupted is not None:
             self._hurried = True
-            for running in list(self._running.values()):
-                running.process.kill()
+            self._kill_all()
         elif not self._closed:
             self._interrupted = number
             os.eventfd_write(self._wake, 1)
+
+    def _kill_all(self) -> None:
+        for running in list(self._running.values()):
+            running.process.kill()
 
     def wait(self, until: float = math.inf) -> list[Event]:
         """Block until something happens, or until a time (`WokeUp`).
@@ -268,16 +271,12 @@ class Executor:
         """
         if self._interrupted is not None and self._running:
             longest = max(self._grace_of(running.unit) for running in self._running.values())
-            _log.warning(
-                "%s: what runs is asked to save its work and stop, within %g s; a second signal kills it",
-                signal.Signals(self._interrupted).name,
-                longest,
-            )
+            asked = "%s: what runs is asked to save its work and stop, within %g s; a second signal kills it"
+            _log.warning(asked, signal.Signals(self._interrupted).name, longest)
         for member in self._running:
             self.stop(member)
         if self._hurried:  # somebody has asked twice before this has even begun
-            for running in self._running.values():
-                running.process.kill()
+            self._kill_all()
         self._selector.unregister(self._wake)
         while self._running:
             self._ends(None, Ending.INTERRUPTED)
@@ -293,14 +292,13 @@ class Executor:
     def _shut(self) -> None:
         self._closed = True
         self._guard.close()
-        self._starters.close()
+        self._launchers.close()
         self._selector.close()
         os.close(self._wake)
 
     def _seconds_to_wait(self, until: float) -> float | None:
         waits = [self._guard.seconds_to_next_look, until - self.now, PROGRESS_INTERVAL if self._running else math.inf]
-        if self._coming:
-            waits.append(self._coming[0].work.job.release - self.now)
+        waits += [arrival.work.job.release - self.now for arrival in self._coming[:1]]
         shortest = max(0.0, min(waits))
         return None if shortest == math.inf else shortest
 
@@ -315,7 +313,7 @@ class Executor:
         self._arrivals_so_far += 1
         self._arrived[job_id] = arrival
         work = arrival.work
-        self._starters.prepare((unit for units in work.units for unit in units), work.folder, work.inherited)
+        self._launchers.prepare((unit for units in work.units for unit in units), work.folder, work.inherited)
         running = dict(self._take_over(job_id, arrival))
         expected = [Progressed(allocation.member, end) for allocation, end in running.items()]
         return [Arrived(job_id, work.job, tuple(running)), *expected]
@@ -351,27 +349,19 @@ class Executor:
         events: list[Event] = []
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, Member):
-                devices = self._running[key.data].devices
-                events += [self._end(key.data, stopped), *self._guard.release(devices)]
+                if key.data in self._running:  # otherwise it was lost in this instant
+                    devices = self._running[key.data].devices
+                    events += [self._end(key.data, stopped), *self._guard.release(devices)]
             elif key.data is not None:
                 key.data()
         return events
 
     def _end(self, member: Member, stopped: Ending) -> Event:
-        running = self._running.pop(member)
-        self._selector.unregister(running.process)
-        end = running.process.wait()
-        paths = running.process.paths
-        verdict = judge(running.unit, end, paths, running.stopping or running.process.was_asked_to_stop)
+        running = self._leave(member)
+        verdict, end = running.wait()
         if verdict.ending is Ending.PREEMPTED:
             verdict = Verdict(stopped)
-        if end is None:  # its launcher could not do this
-            move_failed(running.unit.outputs, running.folder, paths)
-            with suppress(OSError):  # it is not empty: the task has left a checkpoint
-                running.checkpoint.rmdir()
-        sampled = Usage() if self._monitor is None else self._monitor.ended(self._name_of(running))
-        record_end(running.directory, self.now, running.unit, running.attempt, verdict, end, sampled)
-        self._devices.give_back(running.devices, time.time() if end is None else end.time)
+        self._close_attempt(running, end, verdict)
         match verdict:
             case Verdict(Ending.FINISHED):
                 return Finished(member)
@@ -379,6 +369,18 @@ class Executor:
                 return Failed(member, reason, cause)
         self._work_left[member] = running.left_after(end)
         return Preempted(member, self._work_left[member])
+
+    def _leave(self, member: Member) -> Running:
+        """Watch a member no more."""
+        running = self._running.pop(member)
+        self._selector.unregister(running.process)
+        return running
+
+    def _close_attempt(self, running: Running, end: Exit | None, verdict: Verdict) -> None:
+        clear(running, end, verdict)
+        sampled = Usage() if self._monitor is None else self._monitor.ended(self._name_of(running))
+        record_end(running.directory, self.now, running.unit, running.attempt, verdict, end, sampled)
+        self._devices.give_back(running.devices, time.time() if end is None else end.time)
 
     def _name_of(self, running: Running) -> str:
         """What samples call it: its unit's name; of a job that was submitted, with that of the run directory."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from rlsched.executor.handover import Beginning
 from rlsched.executor.journal import Record
@@ -27,6 +28,21 @@ class Ending(StrEnum):
 _ENDINGS = {ending.value: ending for ending in Ending}
 _BEGINNINGS = {beginning.value: beginning for beginning in Beginning}
 _NONE: Mapping[Cause, int] = {}
+
+
+class Place(NamedTuple):
+    """A node of a cluster that an attempt was started on.
+
+    Attributes:
+        node: the cluster's id of it.
+        host: the machine's name, for people.
+        boot, space: the kernel's id of the machine's start, and the PID namespace; see `rlsched.executor.claim`.
+    """
+
+    node: str
+    host: str
+    boot: str
+    space: str
 
 
 @dataclass(slots=True)
@@ -49,6 +65,8 @@ class Attempt:
         reason: why it failed.
         failures: how often the unit has failed so far, by cause; another digest begins anew.
         usage: what it has taken; None: not known.
+        host: name of the driver's machine.
+        places: the nodes that its parts run on, the first one's first; empty: one part, on the driver's machine.
     """
 
     number: int
@@ -69,6 +87,8 @@ class Attempt:
     beginning: Beginning | None = None
     failures: Mapping[Cause, int] = field(default_factory=lambda: _NONE)
     usage: Usage | None = None
+    host: str = ""
+    places: tuple[Place, ...] = ()
 
 
 class History:
@@ -90,7 +110,7 @@ class History:
         self.session = 0
         self.handovers: dict[Beginning, list[float]] = {}
         self.first_start: float | None = None
-        self._boot = ""
+        self._boot = self._host = ""
         self._position = 0
 
     def enter(self, record: Record) -> None:
@@ -113,6 +133,8 @@ class History:
                     record["time"],
                     free=record.get("free"),
                     failures=known,
+                    host=self._host,
+                    places=tuple(Place(*place) for place in record.get("places", ())),
                 )
             case "end":
                 attempt = self.attempts[record["unit"]]
@@ -130,7 +152,7 @@ class History:
                 self.begin, self.close = record, None
                 self.session += 1
                 self.handovers = {}
-                self._boot = record["boot"]
+                self._boot, self._host = record["boot"], record.get("host", "")
             case "close":
                 self.close = record
         self._position += 1
@@ -153,3 +175,10 @@ class History:
             if attempt is not None and attempt.ended is not None and attempt.ended > newest:
                 newest = attempt.ended
         return newest
+
+    def time_of_end(self, units: Iterable[str]) -> float:
+        """When the last of these units ended, in seconds since the epoch; 0 if none has."""
+        attempts = (self.attempts.get(unit) for unit in units)
+        return max(
+            (attempt.end for attempt in attempts if attempt is not None and attempt.end is not None), default=0.0
+        )

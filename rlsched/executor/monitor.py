@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from rlsched.executor.claim import read_claim
+from rlsched.executor.claim import boot_id, pid_space, read_claim
 from rlsched.executor.devices import CPU, Machine
 from rlsched.executor.nvml import GIB, Nvml, NvmlError, Reading
 from rlsched.executor.paths import AttemptPaths
@@ -168,7 +168,8 @@ class Monitor:
             return
         if self._nvml is None:
             self._nvml = Nvml()
-            self._nvml.gpus()
+            here = {gpu.uuid for units in self._nvml.gpus() for gpu in units}
+            self._gpus = [device for device in self._gpus if device in here]  # others are of another node
         for device in self._gpus:
             try:
                 yield device, self._nvml.reading(device)
@@ -195,13 +196,13 @@ class Monitor:
 
 
 def _pid_of(task: _Watched) -> int | None:
-    """Number of its launcher; None: it has not claimed its attempt yet, or is in another PID namespace."""
+    """Number of its launcher; None: it has not claimed its attempt yet, or is of another machine or PID namespace."""
     if task.pid is None:
         try:
             claim = read_claim(task.claim)
         except ValueError:
             return None
-        if claim is not None and claim.pid is not None and claim.space == str(Path("/proc/self/ns/pid").readlink()):
+        if claim is not None and claim.boot == boot_id() and claim.space == pid_space():
             task.pid = claim.pid
     return task.pid
 

@@ -36,9 +36,9 @@ class AttemptPaths:
     failed: Path
 
 
-def attempt_paths(run_dir: Path, unit: str, number: int) -> AttemptPaths:
-    """The paths of attempt `number` of a unit."""
-    name = f"{file_name(unit)}.{number}"
+def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> AttemptPaths:
+    """The paths of attempt `number` of a unit; of a gang on several nodes, of the part on its node number `part`."""
+    name = f"{file_name(unit)}.{number}" + (f".node{part}" if part else "")
     stem = f"{run_dir}/attempts/{name}"  # many at a time: joining paths step by step takes twice as long
     return AttemptPaths(
         claim=Path(f"{stem}.claim.json"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rlsched.executor.devices import Machine, local_machine
+from rlsched.executor.devices import Machine
 from rlsched.executor.executor import GRACE, Executor
 from rlsched.executor.experience import NOTHING, learn, recall
 from rlsched.executor.interruption import InterruptedRun
@@ -21,6 +21,7 @@ from rlsched.executor.prediction import predict
 from rlsched.executor.recording import job_as_record
 from rlsched.executor.rundir import JOURNAL, RunDirectory
 from rlsched.executor.session import Session, take_up
+from rlsched.executor.site import Connect, Here, Site
 from rlsched.executor.status import RunState, RunStatus, read_status
 from rlsched.executor.work import work_of
 from rlsched.schedule import Schedule
@@ -77,6 +78,8 @@ def run_workflow(
     history: bool = True,
     sample_interval: float = SAMPLE_INTERVAL,
     metrics: MetricsServer | None = None,
+    connect: Connect | None = None,
+    lost: Collection[str] = (),
 ) -> RunResult:
     """Run what is left to run of a workflow, and wait for it. Tasks that a killed driver has left running are adopted.
 
@@ -92,6 +95,8 @@ def run_workflow(
         history: plan with what earlier runs took instead of the file's hints, see `experience`.
         sample_interval: seconds between two samples of devices and tasks; 0: take none.
         metrics: shows how it goes to Prometheus.
+        connect: gets at the machines to run on; None: this one. `slots` and `lost` are its business then.
+        lost: names of other machines on which an earlier session had tasks, and which are gone for good.
 
     Raises:
         ValueError: a source file is missing, a task asks for more than the machine has, the directory is in use or
@@ -99,31 +104,34 @@ def run_workflow(
         JournalError: the journal cannot be written, as on a full disk. Tasks run on, and the same call adopts them.
         StallError: the policy waits for something that cannot happen.
     """
-    machine = local_machine(slots)
     check_sources(workflow)
-    check_feasible(workflow, machine.cluster)
+    here = Here(slots, lost) if connect is None else None
+    if here is not None:
+        check_feasible(workflow, here.machine.cluster)
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
-        known = recall(workflow) if history else NOTHING
-        # memory that was not counted when a task started must not keep it from being adopted
-        undisturbed = not directory.history.open_attempts()
-        work, learned = known.applied_to(work_of(workflow), machine.cluster, memory=undisturbed)
-        session = take_up(work, directory, machine)
-        job = None if session.left is None else session.left.job
-        costs = known.calibration.costs(machine.cluster)
-        predicted = 0.0 if job is None else predict([job], machine.cluster, policy, costs).end
-        session.begin(
-            workflow,
-            policy_name,
-            machine,
-            predicted,
-            learned=sorted(learned),
-            job=job and job_as_record(job),
-            costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
-        )
-        monitor = Monitor(directory.path, machine, sample_interval) if job is not None and sample_interval else None
-        with closing(monitor) if monitor is not None else nullcontext():
-            schedule, number = _run(session, machine, policy, observe, grace, monitor, metrics)
+        with closing(here or _connected(connect, directory, workflow)) as site:
+            machine = site.machine
+            known = recall(workflow) if history else NOTHING
+            # memory that was not counted when a task started must not keep it from being adopted
+            undisturbed = not directory.history.open_attempts()
+            work, learned = known.applied_to(work_of(workflow), machine.cluster, memory=undisturbed)
+            session = take_up(work, directory, machine, site.find)
+            job = None if session.left is None else session.left.job
+            costs = known.calibration.costs(machine.cluster)
+            predicted = 0.0 if job is None else predict([job], machine.cluster, policy, costs).end
+            session.begin(
+                workflow,
+                policy_name,
+                machine,
+                predicted,
+                learned=sorted(learned),
+                job=job and job_as_record(job),
+                costs={"launch_overhead": costs.launch_overhead, "slowdown": costs.slowdown},
+            )
+            monitor = Monitor(directory.path, machine, sample_interval) if job is not None and sample_interval else None
+            with closing(monitor) if monitor is not None else nullcontext():
+                schedule, number = _run(session, site, policy, observe, grace, monitor, metrics)
         if schedule.runs:
             learn(workflow, directory.path / JOURNAL, machine.cluster)
         return RunResult(schedule, read_status(directory.path), number)
@@ -131,9 +139,20 @@ def run_workflow(
         directory.close()
 
 
+def _connected(connect: Connect | None, directory: RunDirectory, workflow: Workflow) -> Site:
+    assert connect is not None
+    site = connect(directory, workflow.folder)
+    try:
+        check_feasible(workflow, site.machine.cluster)
+    except ValueError:
+        site.close()
+        raise
+    return site
+
+
 def _run(
     session: Session,
-    machine: Machine,
+    site: Site,
     policy: Policy,
     observe: Observer | None,
     grace: float,
@@ -142,8 +161,11 @@ def _run(
 ) -> tuple[Schedule, int | None]:
     number, state, reason = None, RunState.INTERRUPTED, ""
     works = [] if session.left is None else [session.left]
-    executor = Executor(machine, session.directory, works, grace, session.adopted, monitor=monitor)
-    shown = None if metrics is None else _metrics(metrics, machine, executor, monitor, session.directory)
+    executor = Executor(
+        site.machine, session.directory, works, grace, session.adopted, monitor=monitor, launchers=site.launchers
+    )
+    site.attach(executor)
+    shown = None if metrics is None else _metrics(metrics, site.machine, executor, monitor, session.directory)
     scheduler = Scheduler(executor, observe if shown is None else shown.beside(observe))
     if shown is not None:
         shown.watch(scheduler)

@@ -69,9 +69,9 @@ class RunDirectory:
         """How often a record could not be written."""
         return self._journal.errors
 
-    def attempt(self, unit: str, number: int) -> AttemptPaths:
-        """The files of an attempt."""
-        return attempt_paths(self.path, unit, number)
+    def attempt(self, unit: str, number: int, part: int = 0) -> AttemptPaths:
+        """The files of an attempt; see `attempt_paths`."""
+        return attempt_paths(self.path, unit, number, part)
 
     def checkpoint(self, unit: str, number: int) -> Path:
         """Folder for the checkpoint that a unit began in an attempt."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from rlsched import progress
+from rlsched.executor.backend import TaskProcess
 from rlsched.executor.call import BEGUN
 from rlsched.executor.handover import beginning_of
-from rlsched.executor.process import Exit, Process
+from rlsched.executor.history import Ending
+from rlsched.executor.journal import Record
+from rlsched.executor.process import Exit, move_failed
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.starter import Launch, NotStartedError, Stopping
 from rlsched.executor.usage import Usage
-from rlsched.executor.verdict import Verdict
+from rlsched.executor.verdict import Verdict, judge
 from rlsched.executor.work import Unit, Work
+from rlsched.model import Cause
 
 _LEAST_LEFT = 1e-3  # of its work, for a task that was stopped: its own report may be a step ahead of its end
 
@@ -48,10 +54,21 @@ class Running:
     devices: tuple[str, ...]
     folder: Path
     checkpoint: Path
-    process: Process
+    process: TaskProcess
     work_left: float
     stopping: bool = False
     reports: list[progress.Progress] = field(default_factory=list)
+
+    def wait(self) -> tuple[Verdict, Exit | None]:
+        """How it ended, once it has; None: nobody has seen how."""
+        process = self.process
+        try:
+            end = process.wait()
+        except NotStartedError as error:  # which is not the task's fault
+            return Verdict(Ending.INTERRUPTED, str(error)), None
+        except OSError as error:
+            return Verdict(Ending.FAILED, f"could not be started: {error}", Cause.EXIT), None
+        return judge(self.unit, end, process.paths, self.stopping or process.was_asked_to_stop), end
 
     def left_after(self, end: Exit | None) -> float:
         """Part of the work that is left after a stop: what the task has reported counts if it ended in good order."""
@@ -73,6 +90,44 @@ class Running:
             return None
         rate = (report.fraction - first.fraction) / (report.time - first.time)
         return (1.0 - report.fraction) / rate - max(0.0, time.time() - report.time)
+
+
+def clear(running: Running, end: Exit | None, verdict: Verdict) -> None:
+    """Put aside what an attempt has left that did not succeed."""
+    if verdict.ending is not Ending.FINISHED:  # its launcher may have been killed, or has seen only a part of the gang
+        move_failed(running.unit.outputs, running.folder, running.process.paths)
+    if end is None:
+        with suppress(OSError):  # it is not empty: the task has left a checkpoint
+            running.checkpoint.rmdir()
+
+
+def launch_of(
+    work: Work,
+    unit: Unit,
+    directory: RunDirectory,
+    attempt: int,
+    checkpoint: Path,
+    held: Held,
+    record: Record,
+    stopping: Stopping,
+) -> Launch:
+    """The start of an attempt.
+
+    Args:
+        checkpoint: its folder.
+        record: the journal's of this start.
+    """
+    return Launch(
+        unit.argv,
+        directory.attempt(unit.name, attempt),
+        record,
+        task_environment(work, unit, directory, attempt, checkpoint, held),
+        work.folder,
+        checkpoint,
+        unit.outputs,
+        stopping,
+        unit.timeout,
+    )
 
 
 def task_environment(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rlsched.executor.adoption import Adopted, adopt, settle
+from rlsched.executor.adoption import Adopted, adopt, find_here, settle
+from rlsched.executor.backend import Find
 from rlsched.executor.claim import boot_id
-from rlsched.executor.devices import Machine
+from rlsched.executor.devices import Machine, host_name
 from rlsched.executor.resume import done_units, lost_units, remaining
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import RunState
@@ -49,6 +50,7 @@ class Session:
         self.directory.append(
             "begin",
             boot=boot_id(),
+            host=host_name(),
             workflow=workflow.name,
             file=str(workflow.file),
             policy=policy_name,
@@ -73,14 +75,17 @@ class Session:
         self.directory.append("close", state=state, reason=reason, makespan=makespan)
 
 
-def take_up(work: Work, directory: RunDirectory, machine: Machine) -> Session:
+def take_up(work: Work, directory: RunDirectory, machine: Machine, find: Find = find_here) -> Session:
     """Take up a run that somebody has started again: what has failed runs again, and so does what has changed.
+
+    Args:
+        find: tells what has become of an attempt that no driver has seen the end of.
 
     Raises:
         ValueError: whether a task still runs cannot be told, or it runs on devices that this run may not use.
         JournalError: what has ended meanwhile cannot be recorded.
     """
-    live = settle(work, directory)
+    live = settle(work, directory, find)
     done = done_units(work, directory.history)
     left = remaining(work, done)
     adopted = adopt(live, left, done, directory, machine, Pool(machine.cluster))

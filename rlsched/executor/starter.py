@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rlsched.executor import launcher
 from rlsched.executor.claim import forbid
@@ -53,7 +54,7 @@ class Launch:
 
     argv: Sequence[str]
     paths: AttemptPaths
-    record: Mapping[str, object]
+    record: Mapping[str, Any]
     env: Mapping[str, str]
     folder: Path
     checkpoint: Path

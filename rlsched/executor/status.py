@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rlsched import progress
+from rlsched.executor.claim import boot_id
 from rlsched.executor.handover import Beginning, Handovers, summarise
 from rlsched.executor.history import Attempt, Ending, History
 from rlsched.executor.journal import fold
@@ -151,7 +152,7 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
         state = UnitState.SKIPPED if run is RunState.FAILED else UnitState.WAITING
     else:
         state = _state_of(attempt, run)
-        if attempt.ending is None and run is RunState.ABANDONED and runs(attempt_paths(run_dir, name, attempt.number)):
+        if attempt.ending is None and run is RunState.ABANDONED and _may_run(run_dir, name, attempt):
             state = UnitState.RUNNING
     if attempt is None:
         return UnitStatus(name, state)
@@ -172,11 +173,17 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
     )
 
 
+def _may_run(run_dir: Path, name: str, attempt: Attempt) -> bool:
+    """What is on another machine may run, for all that is known here."""
+    elsewhere = any(place.boot != boot_id() for place in attempt.places)
+    return elsewhere or runs(attempt_paths(run_dir, name, attempt.number))
+
+
 def _state_of(attempt: Attempt, run: RunState) -> UnitState:
     match attempt.ending:
         case None:
             return UnitState.RUNNING if run is RunState.RUNNING else UnitState.INTERRUPTED
-        case Ending.PREEMPTED:
+        case Ending.PREEMPTED | Ending.INTERRUPTED:  # the second: its node was lost
             return UnitState.WAITING if run is RunState.RUNNING else UnitState.INTERRUPTED
         case ending:
             return UnitState(ending.value)

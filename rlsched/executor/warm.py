@@ -6,7 +6,7 @@ import logging
 import select
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from rlsched.executor import forkserver
 from rlsched.executor.process import Process
 from rlsched.executor.starter import Launch, Starter, cold_starter
 from rlsched.executor.work import Unit
+from rlsched.model import Share
 
 _log = logging.getLogger(__name__)
 _MOST = 4  # forkservers; each takes as much memory as its modules do
@@ -68,7 +69,7 @@ class Forkserver(Starter):
 
 
 class Starters:
-    """All processes that start tasks for one driver.
+    """All processes that start tasks for one driver, on this machine; see `backend.Launchers`.
 
     Args:
         log: where forkservers write.
@@ -93,11 +94,12 @@ class Starters:
             if (count > 1 or key in self._warm) and key not in self._useless:
                 self._want(key)
 
-    def start(self, launch: Launch, unit: Unit, inherited: Mapping[str, str]) -> Process:
+    def start(self, launch: Launch, unit: Unit, inherited: Mapping[str, str], shares: Sequence[Share] = ()) -> Process:
         """Start a unit's attempt.
 
         Args:
             inherited: see `prepare`.
+            shares: of no interest: all devices are here.
 
         Raises:
             NotStartedError: the process that should have started it was killed. Another one will do it next time.
@@ -108,6 +110,10 @@ class Starters:
         if not self._cold.alive:
             self._cold = cold_starter()
         return self._cold.start(launch)
+
+    def whereabouts(self, shares: Sequence[Share]) -> Mapping[str, object]:
+        """Nothing: the session's record says it."""
+        return {}
 
     def close(self) -> None:
         """End these processes; the tasks run on."""
