@@ -17,7 +17,6 @@ import pytest
 from builders import first_fit
 from conftest import appears, until
 
-from rlsched.executor.devices import Machine
 from rlsched.executor.run import RunResult, run_workflow
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import UnitState, UnitStatus
@@ -274,17 +273,6 @@ def test_a_node_that_does_not_see_the_run_is_refused(nodes: Nodes, tmp_path: Pat
     with pytest.raises(ValueError, match=r"does not see /nowhere: .*on a file system that they share"):
         RaySite(directory, Path("/nowhere"), nodes.address)
     directory.close()
-
-
-def test_cpu_slots_of_all_nodes_have_names_of_their_own(nodes: Nodes, tmp_path: Path) -> None:
-    """One machine of three nodes, as the policy sees it."""
-    directory = RunDirectory(tmp_path / "run")
-    site = RaySite(directory, tmp_path, nodes.address)
-    machine: Machine = site.machine
-    site.close()
-    directory.close()
-    assert machine.devices == (("a/cpu:0",), ("b/cpu:0",), ("c/cpu:0",))
-    assert [node.name for node in machine.cluster.nodes] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["by Ray", "by the local backend"])
