@@ -148,7 +148,8 @@ class _Reader:
         )
 
     def _stay(self, start: Record, end: Record, cold: bool) -> _Stay:
-        known = end.get("beginning") == Beginning.COMMAND  # a driver was there, and what a function imports is its time
+        # Of a command that could start, a driver was there to see it; and what a function imports is its own time.
+        known = end.get("beginning") == Beginning.COMMAND and end["began"] is not None
         began = round(end["began"] if known else start["time"], 3)  # as a history file has it: it tells runs apart
         overhead = (began - start["time"]) + (end["time"] - end["ended"])
         return _Stay(
