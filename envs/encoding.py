@@ -20,19 +20,18 @@ the same picture on a cluster of 4 or 1,024 GPUs and for jobs of seconds or of d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log1p
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import facts_of
 from rlsched.envs.fluid import fluid_flow_times
 from rlsched.envs.graph import encode_graph
 from rlsched.envs.rows import PER_JOB, Candidate, RowWriter
 from rlsched.model import Allocation, Preemption, Share
-from rlsched.state import JobState, Run, State
+from rlsched.state import Run, State
 
 MAX_CANDIDATES = 48
 SHORTLIST = 16  # tasks whose modes become candidates
@@ -42,8 +41,6 @@ OBJECTIVES = ("mean_jct", "makespan", "weighted_tardiness", "finish_time_fairnes
 
 GLOBAL_FEATURES = 12 + len(OBJECTIVES)
 CRITIC_FEATURES = 19 + len(OBJECTIVES)
-
-_work_left = attrgetter("work_left")
 
 Floats = NDArray[np.float32]
 
@@ -65,6 +62,7 @@ class Encoder:
             raise ValueError(f"unknown objective {objective!r}, expected one of {', '.join(OBJECTIVES)}")
         self.preemption = preemption
         self.graph = graph
+        self._backlog = Backlog()
         self._objective = tuple(float(objective == other) for other in OBJECTIVES)
 
     def candidates(self, state: State) -> list[Candidate]:
@@ -86,7 +84,8 @@ class Encoder:
             return found
         places: dict[int, tuple[Share, ...] | None] = {}
         tasks = 0
-        for job in sorted(state.jobs.values(), key=_work_left):
+        self._backlog.update(state)
+        for job in self._backlog.jobs:
             if not job.ready:
                 continue
             of_job, facts = 0, facts_of(job.job)
@@ -127,21 +126,21 @@ class Encoder:
 
     def encode(self, state: State, candidates: list[Candidate], critic: bool = True) -> dict[str, NDArray[np.generic]]:
         """The observation of a state with its candidates; see the legend for shapes. Acting needs no `critic`."""
-        queue = sorted(state.jobs.values(), key=_work_left)
-        work = sum([job.work_left for job in queue])
+        backlog = self._backlog
+        backlog.update(state)
         next_end = min([run.expected_end for run in state.running.values()], default=state.now) - state.now
         observation: dict[str, NDArray[np.generic]] = {
-            "globals": self._globals(state, work, next_end),
-            "candidates": RowWriter(state, queue, work, next_end).write(candidates, MAX_CANDIDATES),
+            "globals": self._globals(state, next_end),
+            "candidates": RowWriter(state, backlog, next_end).write(candidates, MAX_CANDIDATES),
         }
         if critic:
-            observation["critic"] = self._critic(state, queue, work, next_end)
+            observation["critic"] = self._critic(state, next_end)
         if self.graph:
             observation |= encode_graph(state, [candidate.task for candidate in candidates], MAX_CANDIDATES)
         return observation
 
-    def _globals(self, state: State, work: float, next_end: float) -> Floats:
-        unit, pool, cluster = state.typical_time, state.pool, state.cluster
+    def _globals(self, state: State, next_end: float) -> Floats:
+        work, unit, pool, cluster = self._backlog.work, state.typical_time, state.pool, state.cluster
         total, free = max(1, cluster.gpu_count()), pool.free_gpus()
         shares = [pool.free_gpus(t) / cluster.gpu_count(t) for t in cluster.gpu_types] or [0.0]
         resources = [pool.free_resource(name) / max(1, has) for name, has in cluster.resources.items()] or [0.0]
@@ -164,25 +163,30 @@ class Encoder:
             dtype=np.float32,
         )
 
-    def _critic(self, state: State, queue: Sequence[JobState], work: float, next_end: float) -> Floats:
+    def _critic(self, state: State, next_end: float) -> Floats:
+        queue, work = self._backlog.jobs, self._backlog.work
         unit, now, total = state.typical_time, state.now, max(1, state.cluster.gpu_count())
         count = len(queue)
         held, running_work, inefficient = 0, 0.0, 0.0
         for run in state.running.values():
             if gpus := run.mode.gpus:
-                left = gpus * max(0.0, run.expected_end - now)
                 held += gpus
-                running_work += left
-                efficiency = facts_of(run.task.job.job)[run.task.index].modes[run.allocation.mode].features[0]
-                inefficient += left * (1.0 - efficiency)
+                if run.expected_end > now:
+                    left = gpus * (run.expected_end - now)
+                    running_work += left
+                    efficiency = facts_of(run.task.job.job)[run.task.index].modes[run.allocation.mode].features[0]
+                    inefficient += left * (1.0 - efficiency)
         paths = [job.critical_path_left for job in queue]
         fluid, half = fluid_flow_times(queue, paths, total), fluid_flow_times(queue, paths, total / 2)
         flow, longest = sum(fluid) / unit, max(paths, default=0.0)
         late, age, slowdown = 0, 0.0, 0.0
         for job, path in zip(queue, paths, strict=True):
-            late += job.job.deadline is not None and job.job.deadline < now
-            age += now - job.job.release
-            slowdown += (now - job.job.release + path) / job.job.critical_path
+            spec = job.job
+            in_system = now - spec.release
+            age += in_system
+            slowdown += (in_system + path) / spec.critical_path
+            if spec.deadline is not None and spec.deadline < now:
+                late += 1
         return np.array(
             (
                 *self._objective,

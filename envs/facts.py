@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 from rlsched.model import Cluster, Job, Mode, Task
 
 _SHAPES: dict[object, int] = {}  # what a mode takes -> a short name for it, in this process
 
 
-@dataclass(frozen=True, slots=True)
-class ModeFacts:
+class ModeFacts(NamedTuple):
     """Of a mode.
 
     Attributes:
@@ -36,8 +35,7 @@ class ModeFacts:
         return max(amount / max(1, cluster.resources.get(name, 0)) for name, amount in self.resources.items())
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFacts:
+class TaskFacts(NamedTuple):
     """Of a task.
 
     Attributes:
@@ -67,24 +65,34 @@ def descendant_work(job: Job) -> list[float]:
     for i in reversed(job.topological):
         for successor in job.successors[i]:
             reached[i] |= reached[successor] | 1 << successor
-    return [sum(work for j, work in enumerate(job.task_work) if bits >> j & 1) for bits in reached]
+    works = job.task_work
+    return [sum([work for j, work in enumerate(works) if bits >> j & 1]) if bits else 0.0 for bits in reached]
 
 
 def _task_facts(task: Task, descendants: float) -> TaskFacts:
+    # Plain comparisons: this is done for every task of every episode.
     best_at: dict[int, float] = {}  # by number of GPUs: seconds on the type that is best for it
     worst_at: dict[int, float] = {}
     by_type: dict[str | None, dict[int, float]] = {}  # and on each type
     least = math.inf
     for mode in task.modes:
         gpus, duration = mode.gpus, mode.duration
-        least = min(least, gpus * duration)
-        best_at[gpus] = min(duration, best_at.get(gpus, math.inf))
-        worst_at[gpus] = max(duration, worst_at.get(gpus, 0.0))
-        of_type = by_type.setdefault(mode.gpu_type, {})
-        of_type[gpus] = min(duration, of_type.get(gpus, math.inf))
+        if gpus * duration < least:
+            least = gpus * duration
+        if gpus not in best_at:
+            best_at[gpus] = worst_at[gpus] = duration
+        elif duration < best_at[gpus]:
+            best_at[gpus] = duration
+        elif duration > worst_at[gpus]:
+            worst_at[gpus] = duration
+        of_type = by_type.get(mode.gpu_type)
+        if of_type is None:
+            by_type[mode.gpu_type] = {gpus: duration}
+        elif gpus not in of_type or duration < of_type[gpus]:
+            of_type[gpus] = duration
     fewest, most = min(best_at), max(best_at)
     scaling = best_at[fewest] / best_at[most] / max(1.0, most / max(1, fewest))
-    slow_ratio = min(best_at[g] / worst_at[g] for g in best_at)
+    slow_ratio = min([best_at[g] / worst_at[g] for g in best_at])
     neighbours = {gpu_type: _gains(of_type) for gpu_type, of_type in by_type.items()}
     facts = []
     for number, mode in enumerate(task.modes):

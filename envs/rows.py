@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from math import log1p
+from struct import pack
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlsched.envs.availability import Availability
+from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import TaskFacts, facts_of
 from rlsched.model import Share
-from rlsched.state import JobState, Run, State, TaskState, run_time
+from rlsched.state import Run, State, TaskState, run_time
 
 PER_JOB = 3  # tasks of one job that are looked at, so that one wide sweep does not hide the other jobs
 LOOKED_AT = 16  # tasks that waiting may be for
@@ -91,20 +93,19 @@ class RowWriter:
     """Writes the rows of one state.
 
     Args:
-        queue: the jobs, least work left first.
-        work: what is left of all of them, GPU-seconds.
+        backlog: the jobs of that state.
         next_end: seconds until something that runs is expected to end.
     """
 
-    def __init__(self, state: State, queue: Sequence[JobState], work: float, next_end: float) -> None:
-        self._state, self._queue = state, queue
+    def __init__(self, state: State, backlog: Backlog, next_end: float) -> None:
+        self._state, self._backlog = state, backlog
         self._unit, self._pool, self._nodes = state.typical_time, state.pool, state.cluster.nodes
         self._total, self._free_all = max(1, state.cluster.gpu_count()), state.pool.free_gpus()
         self._free = {t: state.pool.free_gpus(t) for t in state.cluster.gpu_types}
-        self._rank_of = {job.id: rank for rank, job in enumerate(queue)}
-        self._mean_work = max(work / max(1, len(queue)), 1e-9)
+        self._mean_work = max(backlog.work / max(1, len(backlog.jobs)), 1e-9)
         self._soon = max(next_end, 1e-3 * self._unit)
         self._availability = Availability(state)
+        self._bests: dict[TaskState, tuple[float, float, int]] = {}
 
     def write(self, candidates: Sequence[Candidate], rows: int) -> NDArray[np.float32]:
         """Row 0 is waiting, then the candidates, then zeros: (rows, CANDIDATE_FEATURES)."""
@@ -147,7 +148,7 @@ class RowWriter:
                 0.0,
             )
         used = result[: 1 + len(candidates)]
-        used[:] = np.array(flat).reshape(used.shape)
+        used[:] = np.frombuffer(pack(f"{len(flat)}d", *flat)).reshape(used.shape)  # numpy takes long over mixed numbers
         np.divide(used, self._unit, out=used, where=_SECONDS)
         np.log1p(used, out=used, where=_LOGGED)
         return result
@@ -158,7 +159,7 @@ class RowWriter:
         That is the first task in the queue which, by the estimates, ends earlier in a mode that has to wait than in
         any that fits now. If there is none, all but the first and the last column is 0.
         """
-        tasks = (task for job in self._queue if job.ready for task in job.foremost[:PER_JOB])
+        tasks = (task for job in self._backlog.jobs if job.ready for task in job.foremost[:PER_JOB])
         for task in islice(tasks, LOOKED_AT):
             facts = facts_of(task.job.job)[task.index]
             finish, delay, number = self._best(task, facts, task.left(task.waiting[-1]))
@@ -212,20 +213,25 @@ class RowWriter:
 
     def _best(self, task: TaskState, facts: TaskFacts, left: float) -> tuple[float, float, int]:
         """Seconds to the earliest end of the task that waiting allows, seconds of the wait, and the mode's number."""
+        known = self._bests.get(task)
+        if known is not None:
+            return known
+        delays = self._availability.delays
         best, wait, chosen = math.inf, math.inf, 0
         for mode in facts.fastest_first:
             duration = left * mode.duration
             if duration >= best:
                 break
-            later = self._availability.delay(mode)
+            later = delays[mode.shape] if mode.shape in delays else self._availability.delay(mode)
             if later + duration < best:
                 best, wait, chosen = later + duration, later, mode.number
-        return best, wait, chosen
+        self._bests[task] = found = (best, wait, chosen)
+        return found
 
     def _task(self, task: TaskState, facts: TaskFacts) -> tuple[float, ...]:
         """The columns of the job and the task."""
         now, unit, state = self._state.now, self._unit, task.job
-        job, rank, path = state.job, self._rank_of[state.id], state.critical_path_left
+        job, rank, path = state.job, self._backlog.rank(state), state.critical_path_left
         age = now - job.release
         return (
             1.0,
@@ -234,7 +240,7 @@ class RowWriter:
             age,
             state.gpus,
             state.unsettled,
-            rank / len(self._queue),
+            rank / len(self._backlog.jobs),
             rank,
             state.work_left / self._mean_work,
             (age + path) / job.critical_path,

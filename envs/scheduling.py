@@ -85,6 +85,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         self._candidates: list[Candidate] = []
         self._owed = 0.0  # what the time before the first decision cost: comes with the first reward
         self._continuation = Continuation()
+        self._mask: NDArray[np.bool_]
         self._encoder: Encoder
         self._scheduler: Scheduler
         self._reward: Reward
@@ -114,9 +115,10 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         return self._observe(), self._info(illegal=False)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        mask = self.action_masks()
-        illegal = not (0 <= int(action) < len(mask) and mask[int(action)])
-        chosen = int(action) if not illegal else int(np.argmax(mask))
+        chosen, mask = int(action), self._mask
+        illegal = not (0 <= chosen < len(mask) and mask[chosen])
+        if illegal:
+            chosen = int(np.argmax(mask))
         reward, self._owed = self._owed, 0.0
         if chosen == WAIT:
             reward += self._advance()
@@ -130,7 +132,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal now, (MAX_CANDIDATES,); the name is the one that sb3-contrib looks for."""
-        return action_mask(self.state, self._candidates)
+        return self._mask.copy()
 
     def _to_next_decision(self) -> float:
         """Advance until there is a candidate or everything has ended; the reward on the way."""
@@ -152,6 +154,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         return -self._reward(jobs, before, self.state.now)
 
     def _observe(self) -> Observation:
+        self._mask = action_mask(self.state, self._candidates)
         return self._encoder.encode(self.state, self._candidates)
 
     def _info(self, illegal: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 
@@ -90,10 +90,12 @@ class GreedyPolicy:
         self._stops = preempt or resize
         self._menu = Menu(count, threshold, stretch, elastic=self._stops)
         self._blocking = look_up(BLOCKING, "blocking", blocking)
-        self._in_order = self._blocking is Blocking.EASY or self._stops  # to be looked at one by one
-        self._ranking = Ranking(
-            order, self._menu.kind if self._blocking is Blocking.NONE and not self._in_order else None
+        # Otherwise only the first of those tasks is looked at of which either all can start or none.
+        kind = self._menu.kind if self._blocking is Blocking.NONE else None
+        self._one_by_one = (
+            self._stops or self._blocking is Blocking.EASY or (self._blocking is Blocking.NONE and kind is None)
         )
+        self._ranking = Ranking(order, None if self._one_by_one else kind)
         self._handicap = look_up(GPU_TYPES, "rule for the GPU type", gpu_type)
         self._place = look_up(PLACEMENTS, "placement", placement)
         self._preempt, self._preempt_ratio, self._resize = preempt, preempt_ratio, resize
@@ -113,10 +115,11 @@ class GreedyPolicy:
         free = pool.free_gpus()
         if stopping is None and not free and not state.without_gpus:
             return ()
+        queue = self._ranking(state) if self._one_by_one else self._ranking.fronts(state)
         find: Find = partial(self._place, pool)
         waiting: TaskState | None = None
-        for task in self._queue(state):
-            if self._claims and self._claims.cover(task):
+        for task in queue:
+            if self._stops and self._claims.cover(task):
                 continue
             if task.task.least_gpus <= free and (gang := self._gang(state, task, pool, find)):
                 return (Allocation(task.next_member(), *gang),)
@@ -136,14 +139,11 @@ class GreedyPolicy:
             return decisions
         return self._wake_up(state, stopping)
 
-    def _queue(self, state: State) -> Iterable[TaskState]:
-        """The ready tasks in order, but only the first of those of which either all can start or none."""
-        if self._in_order or (self._blocking is Blocking.NONE and self._menu.kind is None):
-            return self._ranking(state)
-        return self._ranking.fronts(state)
-
     def _gang(self, state: State, task: TaskState, pool: Pool, find: Find) -> Gang | None:
         """The best of the gangs on the task's menu that are found room for; `find` looks nowhere but in the pool."""
+        if len(task.task.modes) == 1:
+            only = find(task, 0)
+            return None if only is None else Gang(0, only)
         candidates = []
         for ladder, rungs in self._menu(task, state):
             free = pool.free_gpus(ladder.gpu_type) if ladder.on_gpus else math.inf

@@ -35,13 +35,16 @@ class Ranking:
             return [task for _, _, task in sorted(self._first_of_kinds(state))]
         self._update(state)
         entries: list[Entry] = []
-        for kind, queue in tuple(self._queues.items()):
+        emptied: list[Hashable] = []
+        for kind, queue in self._queues.items():
             while queue and not self._stands(queue[0]):
                 self._drop(heappop(queue))
             if queue:
                 entries.append(queue[0])
             else:
-                del self._queues[kind]
+                emptied.append(kind)
+        for kind in emptied:
+            del self._queues[kind]
         if len(entries) > 1:
             entries.sort()
         return [entry[2] for entry in entries]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlsched.collection import collecting_seldom
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Preemption, WakeUp
 from rlsched.schedule import JobRecord, Outcome, Schedule, TaskRun
 from rlsched.state import Run, State
@@ -194,8 +195,9 @@ class Scheduler:
             StallError: the policy waits for something that cannot happen.
             ValueError: a decision is infeasible.
         """
-        while not self.finished:
-            self.step(policy)
+        with collecting_seldom():
+            while not self.finished:
+                self.step(policy)
         return self.schedule
 
     def step(self, policy: Policy) -> list[Event]:
@@ -208,20 +210,20 @@ class Scheduler:
         state = self.state
         if not self.paused and (state.ready or state.preemptible):
             decisions = policy(state)
-            if decisions:
-                self.apply(decisions)
-                if not all(isinstance(decision, WakeUp) for decision in decisions):
-                    return []
+            if decisions and self.apply(decisions):
+                return []
         return self.advance()
 
-    def apply(self, decisions: Sequence[Decision]) -> None:
-        """Carry decisions out, in order.
+    def apply(self, decisions: Sequence[Decision]) -> bool:
+        """Carry decisions out, in order; True if one of them was a start or a stop.
 
         Raises:
             ValueError: a decision is infeasible; names what is over-subscribed. Decisions before it stand.
         """
+        acted = False
         for decision in decisions:
             if isinstance(decision, Allocation):
+                acted = True
                 self.state.start(decision)
                 self._note(decision)
                 self.backend.launch(decision)
@@ -229,6 +231,7 @@ class Scheduler:
                 self._wake_up = decision.at
                 self._note(decision)
             else:
+                acted = True
                 run = self.state.running.get(decision.member)
                 if run is None:
                     raise ValueError(f"{decision.member} does not run and cannot be preempted")
@@ -237,6 +240,7 @@ class Scheduler:
                 if not run.stopping:
                     self._note(decision)
                     self._stop(decision.member, run)
+        return acted
 
     def advance(self) -> list[Event]:
         """Wait for the next event and enter what happened.

@@ -318,11 +318,14 @@ class State:
         return [run for member, run in self.running.items() if member.job == job_id]
 
     def drop_if_ended(self, job_id: int) -> JobState | None:
-        """Forget a job whose every task is settled, and return it; None if it still has something to do."""
-        if self.jobs[job_id].unsettled:
+        """Forget a job whose every task is settled, and return it without them; None if it still has something to do."""
+        job = self.jobs[job_id]
+        if job.unsettled:
             return None
         del self.recent[job_id]
-        return self.jobs.pop(job_id)
+        del self.jobs[job_id]
+        job.tasks.clear()  # they know their job: without this, both would be left to the collector of cycles
+        return job
 
     def describe(self, member: Member) -> str:
         """The member's name for people: job/task or job/task[3]."""

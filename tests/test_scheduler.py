@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Share, Task, WakeUp
 from rlsched.scheduler import Decision, Event, Failed, Finished, Policy, Scheduler, StallError, WokeUp
 from rlsched.simulator import Simulator, Uncertainty
-from rlsched.state import State, Status
+from rlsched.state import State, Status, TaskState
 
 
 def arrived(*jobs: Job, cluster: Cluster) -> Scheduler:
@@ -442,6 +443,26 @@ def test_memory_does_not_leak_through_rounding() -> None:
 def test_asking_for_none_of_a_resource_asks_for_nothing() -> None:
     story = tell([job("a", Task("t", (Mode(1.0, gpus=1, resources={"licence": 0}),)))], gpus(1))
     assert story.of("finishes") == [(1, "a/t finishes")]
+
+
+def test_what_a_simulation_forgets_is_gone_at_once() -> None:
+    """While one runs, Python seldom looks for garbage in cycles: there must not be any."""
+
+    def watched(state: State) -> Sequence[Decision]:
+        known.add(sum(type(found) is TaskState for found in gc.get_objects()))
+        return first_fit(state)
+
+    known: set[int] = set()
+    before = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    try:
+        arriving = [job(f"j{i}", task("x", 5), task("y", 3, needs=["x"]), release=20 * i) for i in range(30)]
+        Scheduler(Simulator(gpus(1), arriving)).run(watched)
+    finally:
+        gc.enable()
+    assert known == {2}, "the tasks of the one job that is in the system"
+    assert gc.get_threshold() == before
 
 
 @settings(max_examples=50, deadline=None)
