@@ -18,6 +18,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
+        self._seen = 0
         self._begin(None)
 
     def update(self, state: State) -> None:

@@ -20,6 +20,7 @@ the same picture on a cluster of 4 or 1,024 GPUs and for jobs of seconds or of d
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import log1p
 
 import numpy as np
@@ -177,7 +178,8 @@ class Encoder:
                     efficiency = facts_of(run.task.job.job)[run.task.index].modes[run.allocation.mode].features[0]
                     inefficient += left * (1.0 - efficiency)
         paths = [job.critical_path_left for job in queue]
-        fluid, half = fluid_flow_times(queue, paths, total), fluid_flow_times(queue, paths, total / 2)
+        ahead = list(accumulate([job.work_left for job in queue]))
+        fluid, half = fluid_flow_times(ahead, paths, total), fluid_flow_times(ahead, paths, total / 2)
         flow, longest = sum(fluid) / unit, max(paths, default=0.0)
         late, age, slowdown = 0, 0.0, 0.0
         for job, path in zip(queue, paths, strict=True):

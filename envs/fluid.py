@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rlsched.state import JobState
+from collections.abc import Iterable
 
 
-def fluid_flow_times(queue: Sequence[JobState], paths: Sequence[float], capacity: float) -> list[float]:
+def fluid_flow_times(ahead: Iterable[float], paths: Iterable[float], capacity: float) -> list[float]:
     """Seconds until each job ends if the whole capacity served jobs one by one, least work first.
 
     The shortest-remaining-processing-time fluid bound: the cumulative work over the capacity, but no less than the
@@ -16,13 +14,8 @@ def fluid_flow_times(queue: Sequence[JobState], paths: Sequence[float], capacity
     Plain Python: for the tens of jobs that are usually in the system it is faster than numpy.
 
     Args:
-        queue: the jobs, least work left first.
+        ahead: GPU-seconds left of each job and of those before it, least work left first.
         paths: the critical path left of each, seconds.
         capacity: GPUs.
     """
-    result, ahead = [], 0.0
-    for job, path in zip(queue, paths, strict=True):
-        ahead += job.work_left
-        alone = ahead / capacity
-        result.append(alone if alone > path else path)
-    return result
+    return [alone if (alone := work / capacity) > path else path for work, path in zip(ahead, paths, strict=True)]

@@ -318,7 +318,7 @@ class State:
         return [run for member, run in self.running.items() if member.job == job_id]
 
     def drop_if_ended(self, job_id: int) -> JobState | None:
-        """Forget a job whose every task is settled, and return it without them; None if it still has something to do."""
+        """Forget a job whose every task is settled, and return it without them; None if it is not over."""
         job = self.jobs[job_id]
         if job.unsettled:
             return None

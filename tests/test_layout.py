@@ -43,7 +43,7 @@ BELOW = {
     "scenario": "workloadfile",
     "mixture": "scenario",
     "report": "scheduler",
-    "envs.fluid": "state",
+    "envs.fluid": "",
     "envs.facts": "model",
     "envs.graph": "envs.facts state",
     "envs.availability": "state envs.facts",
