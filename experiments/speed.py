@@ -2,6 +2,7 @@
 
     make bench
     python -m rlsched.experiments.speed [--quick] [--only simulation latency] [--philly philly.csv]
+    python -m rlsched.experiments.speed --table experiments/results/speed.json    # Markdown, for docs/performance.md
 
 Every row is measured in a process of its own, one after the other, in seconds of CPU time, so that other work on the
 machine disturbs it as little as possible (it still does: caches and memory are shared). Writes speed.json with a
@@ -303,6 +304,18 @@ def show(table: str, rows: Sequence[Row]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
+def markdown(results: dict[str, Any]) -> str:
+    """The tables of a speed.json for a page."""
+    parts = []
+    for name, rows in results.items():
+        if isinstance(rows, list):
+            cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+            numbers = ["---:" if isinstance(value, int | float) else "---" for value in rows[0].values()]
+            lines = [f"| {' | '.join(line)} |" for line in (cells[0], numbers, *cells[1:])]
+            parts.append("\n".join([f"### {name.capitalize()}", "", *lines]))
+    return "\n\n".join(parts)
+
+
 def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
@@ -318,7 +331,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, metavar="TABLE", help=", ".join(tables))
     parser.add_argument("--philly", type=Path, metavar="CSV", help="also replay this trace of Philly")
     parser.add_argument("-o", "--out", type=Path, default=Path("experiments/results/speed.json"), metavar="FILE")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print what is in FILE as Markdown")
     options = parser.parse_args()
+    if options.table is not None:
+        try:
+            print(markdown(json.loads(options.table.read_text())))
+        except (OSError, ValueError) as error:
+            parser.error(f"{options.table}: not a result of a measurement: {error}")
+        return
     if options.philly is not None and not options.philly.is_file():
         parser.error(f"{options.philly}: no such file")
     results: dict[str, list[Row]] = {}

@@ -48,3 +48,9 @@ def test_the_results_say_where_they_come_from(
     assert written["manifest"]["seeds"] == [speed.SEED]
     assert written["quick"] is True
     assert "steps_per_s" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["speed", "--table", str(out)])
+    speed.main()
+    heading, _, names, rule, *rows = capsys.readouterr().out.splitlines()
+    assert (heading, len(rows)) == ("### Environment", 2)
+    assert names.startswith("| actions | steps |")
+    assert rule.startswith("| --- | ---: |")
