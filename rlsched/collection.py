@@ -1,8 +1,8 @@
 """Python's collector of garbage in cycles, for programs that keep what they make and make no cycles.
 
 A simulation keeps most of its objects: jobs and runs, for the schedule. The collector looks at them again and again
-as they grow more, which was a quarter to a half of the time of a long simulation, and finds nothing: what is
-forgotten is not in a cycle, and goes at once when the last one lets go of it.
+as they grow more and finds nothing: what is forgotten is not in a cycle, and goes at once when the last one lets go of
+it. docs/performance.md has what that cost.
 """
 
 from __future__ import annotations
@@ -14,16 +14,11 @@ from contextlib import contextmanager
 _SELDOM = (100_000, 20, 100)  # objects made and kept until the youngest are looked at; and how often for the older ones
 
 
-def collect_seldom() -> None:
-    """From now on in this process, for one that does nothing but simulate."""
-    gc.set_threshold(*_SELDOM)
-
-
 @contextmanager
 def collecting_seldom() -> Iterator[None]:
-    """For a while. Cycles that others make are still found, some megabytes later."""
+    """Have it look seldom for a while. Cycles that others make are still found, some megabytes later."""
     before = gc.get_threshold()
-    collect_seldom()
+    gc.set_threshold(*_SELDOM)
     try:
         yield
     finally:

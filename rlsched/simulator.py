@@ -183,23 +183,20 @@ class Simulator:
         events: list[Event] = []
         self._events = events
         env = self._env
-        peek, step, never = env.peek, env.step, math.inf
-        at = following = peek()
-        while following <= until and following < never:
+        at = following = env.peek()
+        while not events and following <= until and following < math.inf:
             at = following
-            step()
-            following = peek()
-            if events:
-                break
-        if not events and until < never:
+            env.step()
+            following = env.peek()
+        if not events and until < math.inf:
             if until > env.now:
                 env.run(until)
                 following = env.peek()
             at = env.now
             events.append(WokeUp())
-        while following == at < never:
-            step()
-            following = peek()
+        while following == at < math.inf:
+            env.step()
+            following = env.peek()
         self._now = max(env.now, self._last_release)  # see _await_next_arrival
         return events
 

@@ -10,8 +10,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from rlsched.collection import collect_seldom
-
 _PR_SET_PDEATHSIG = 1
 _T = TypeVar("_T")
 
@@ -50,5 +48,4 @@ def _begin(parent: int, begin: Callable[..., None], arguments: tuple[Any, ...]) 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # and so does the end of the parent, however it comes
     if os.getppid() != parent:
         os._exit(1)
-    collect_seldom()
     begin(*arguments)

@@ -22,7 +22,7 @@ BELOW = {
     "progress": "",
     "manifest": "",
     "collection": "",
-    "workers": "collection",
+    "workers": "",
     "document": "",
     "pool": "model",
     "state": "pool",
