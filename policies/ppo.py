@@ -211,8 +211,5 @@ class GroupPPO(MaskablePPO):
         store.log_probs[:, 0] = flat("log_probs")
         store.values[:, 0] = values[:count]
         store.advantages[:, 0] = advantages[:count]
-        # The critic too is asked for what makes a rollout differ from the others of its sequence. What they have in
-        # common, the arrivals to come, it cannot know; a tenth of it keeps its level.
-        targets = values + 0.9 * np.concatenate(adjusted) + 0.1 * np.concatenate(raw)
-        store.returns[:, 0] = targets[:count]
+        store.returns[:, 0] = (np.concatenate(raw) + values)[:count]
         store.pos, store.full = count, True
