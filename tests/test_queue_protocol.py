@@ -88,9 +88,11 @@ def say(address: UnixAddress, *lines: bytes) -> list[Any]:
             for line in lines:
                 sock.sendall(line)
         sock.shutdown(socket.SHUT_WR)
-        answer = b""
-        while piece := sock.recv(1 << 16):
-            answer += piece
+        answer, piece = b"", b" "
+        while piece:
+            with suppress(ConnectionResetError):  # it has hung up before it had read all; what it said comes next
+                piece = sock.recv(1 << 16)
+                answer += piece
     return [json.loads(line) for line in answer.splitlines()]
 
 
