@@ -9,7 +9,7 @@ import torch
 
 from rlsched.envs.encoding import OBJECTIVES
 from rlsched.experiments.imitation import Floats, watch
-from rlsched.policies.linear import CANDIDATE_COLUMNS, NAMES, WAIT_COLUMNS
+from rlsched.policies.linear import CANDIDATE_COLUMNS, NAMES
 from rlsched.policies.network import SchedulingNetwork
 from rlsched.scenario import Scenario
 
@@ -33,7 +33,6 @@ def start_from_linear(
         known = torch.tensor([name in weights for name in CANDIDATE_COLUMNS])
         network.skip.weight[0, known] = torch.as_tensor(of_candidates, dtype=torch.float32)[known]
         network.waiting.weight[0, len(OBJECTIVES) :] = torch.as_tensor(of_waiting, dtype=torch.float32)
-    assert network.waiting.weight.shape[1] == len(OBJECTIVES) + len(WAIT_COLUMNS)
 
 
 def sharpness(scores: Sequence[Floats], entropy: float) -> float:

@@ -8,26 +8,25 @@ from pathlib import Path
 from rich.table import Table
 
 from rlsched.cli.output import console, messages, print_json
-from rlsched.executor.replay import Replay, read_recorded
-from rlsched.executor.replay import replay as play
+from rlsched.executor.replay import RecordedRun, Replay, read_recorded, reenact
 from rlsched.policies.registry import load_policy
 from rlsched.report.units import duration
 from rlsched.scheduler import Policy
 
 
 def replay(run_dir: Path, json: bool) -> None:
-    found = play(run_dir, _policy_of(run_dir))
+    run = read_recorded(run_dir)
+    found = reenact(run, _policy_of(run))
     if json:
         print_json(asdict(found))
     else:
         console.print(_table(found))
 
 
-def _policy_of(run_dir: Path) -> Policy | None:
+def _policy_of(run: RecordedRun) -> Policy | None:
     """The policy of the run, anew; None if it cannot be had any more: then its decisions are repeated."""
-    name = read_recorded(run_dir).begin["policy"]
     try:
-        return load_policy(name)
+        return load_policy(run.begin["policy"])
     except (ValueError, OSError) as error:
         messages.print(f"the policy of the run cannot be had, its decisions are repeated: {error}", markup=False)
         return None

@@ -60,11 +60,13 @@ class RecordedRun:
     """The last session of a run in which something ran.
 
     Attributes:
+        run_dir: of the run.
         begin: its first record.
         starts: its start records, in order.
         ends: its end records, in order.
     """
 
+    run_dir: Path
     begin: Record
     starts: Sequence[Record]
     ends: Sequence[Record]
@@ -113,19 +115,24 @@ def read_recorded(run_dir: Path) -> RecordedRun:
     state = last["close"][-1]["state"] if last["close"] else "not closed"
     if state != RunState.COMPLETED:
         raise ValueError(f"{run_dir}: expected a run that has completed, found one that is {state}")
-    return RecordedRun(last["begin"], last["start"], last["end"])
+    return RecordedRun(run_dir, last["begin"], last["start"], last["end"])
 
 
 def replay(run_dir: Path, policy: Policy | None) -> Replay:
-    """Play the last run in a directory again, on virtual time.
-
-    Args:
-        policy: decides as it did; a new one. None: the recorded decisions are taken.
+    """Play the last run in a directory again; see `reenact`.
 
     Raises:
         ValueError: the run cannot be played again.
     """
-    run = read_recorded(run_dir)
+    return reenact(read_recorded(run_dir), policy)
+
+
+def reenact(run: RecordedRun, policy: Policy | None) -> Replay:
+    """Play a run again, on virtual time.
+
+    Args:
+        policy: decides as it did; a new one. None: the recorded decisions are taken.
+    """
     cluster, job = run.machine.cluster, run.job
     costs = run.begin["costs"]
     before = Simulator(cluster, [job], costs=HostCosts(costs["launch_overhead"], tuple(costs["slowdown"])))
@@ -136,7 +143,7 @@ def replay(run_dir: Path, policy: Policy | None) -> Replay:
 
     real = run.makespan
     return Replay(
-        run_dir=run_dir,
+        run_dir=run.run_dir,
         workflow=run.begin["workflow"],
         policy=run.begin["policy"],
         decisions="recorded" if policy is None else "policy",
