@@ -70,9 +70,10 @@ class Encoder:
         """What may be decided now: MAX_CANDIDATES - 1 at the most.
 
         First the fitting (task, mode) pairs of the shortlist, jobs with the least work left first: at most SHORTLIST
-        tasks, PER_JOB a job (longest upward rank first). Then, with preemption, at most MAX_STOPS runs, jobs with the
-        most work left first: if something waits, or if the run might get more GPUs. Not those that have hardly done
-        more than start and restore: else tasks could be started and stopped for ever.
+        tasks, of each job at most its part of that, or PER_JOB if that is more (longest upward rank first). Then, with
+        preemption, at most MAX_STOPS runs, jobs with the most work left first: if something waits, or if the run might
+        get more GPUs. Not those that have hardly done more than start and restore: else tasks could be started and
+        stopped for ever.
         """
         stops = self._stops(state) if self.preemption and state.preemptible else []
         starts = self._starts(state, MAX_CANDIDATES - 1 - len(stops)) if state.ready else []
@@ -86,9 +87,9 @@ class Encoder:
         places: dict[int, tuple[Share, ...] | None] = {}
         tasks = 0
         self._backlog.update(state)
-        for job in self._backlog.jobs:
-            if not job.ready:
-                continue
+        queue = [job for job in self._backlog.jobs if job.ready]
+        per_job = max(PER_JOB, SHORTLIST // max(1, len(queue)))
+        for job in queue:
             of_job, facts = 0, facts_of(job.job)
             for task in job.foremost:
                 of_task = facts[task.index]
@@ -108,7 +109,7 @@ class Encoder:
                     tasks += 1
                     if len(found) >= most or tasks == SHORTLIST:
                         return found[:most]
-                    if of_job == PER_JOB:
+                    if of_job == per_job:
                         break
         return found
 

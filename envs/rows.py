@@ -18,7 +18,7 @@ from rlsched.envs.facts import TaskFacts, facts_of
 from rlsched.model import Share
 from rlsched.state import Run, State, TaskState, run_time
 
-PER_JOB = 3  # tasks of one job that are looked at, so that one wide sweep does not hide the other jobs
+PER_JOB = 3  # tasks of one job that are looked at, with others waiting: one wide sweep is not to hide them
 LOOKED_AT = 16  # tasks that waiting may be for
 
 COLUMNS = (

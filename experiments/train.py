@@ -110,8 +110,13 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     processes: int = 0,
+    device: str = "cpu",
 ) -> list[Evaluation]:
     """Train, write the results to `out`, and return the learning curve. `processes` does not change the result.
+
+    Args:
+        device: of torch, where updates are computed. A GPU adds up in another order, and not always in the same: only
+            on CPUs is a result the same bit for bit.
 
     Raises:
         ResumeError: `out` holds a training already and `resume` is false, or it was started with another set-up.
@@ -132,6 +137,7 @@ def train(
         horizon=config.horizon,
         trace=config.trace,
         processes=processes,
+        device=device,
         learning_rate=lambda left: (
             config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * max(0.0, left)
         ),
@@ -327,7 +333,7 @@ def _read_checkpoint(path: Path, identity: dict[str, Any], resume: bool) -> dict
         return None
     if not resume:
         raise ResumeError(f"{path.parent}: holds a training already; use --resume to continue it, or another -o")
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     begun = json.loads(checkpoint["identity"])
     for name, value in identity.items():
         if begun.get(name) != value:

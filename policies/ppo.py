@@ -123,6 +123,7 @@ class GroupPPO(MaskablePPO):
         network: sizes of the network.
         horizon, trace: time constants of discount and lambda, in mean critical paths of the workload.
         processes: see `Players`.
+        device: where updates are computed; rollouts are played on CPUs.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class GroupPPO(MaskablePPO):
         horizon: float = 32.0,
         trace: float = 4.0,
         processes: int = 0,
+        device: str = "cpu",
         **kwargs: Any,
     ) -> None:
         config = network or NetworkConfig()
@@ -146,7 +148,7 @@ class GroupPPO(MaskablePPO):
         env = DummyVecEnv([lambda: SchedulingEnv(scenario, graph=config.graph_layers > 0)])  # for its spaces
         # n_steps is of no account: a rollout is as long as its episodes are
         super().__init__(
-            CandidatePolicy, env, n_steps=2, gamma=1.0, policy_kwargs={"network": config}, device="cpu", **kwargs
+            CandidatePolicy, env, n_steps=2, gamma=1.0, policy_kwargs={"network": config}, device=device, **kwargs
         )
 
     @property

@@ -6,6 +6,7 @@ alone, not on how many processes play how many groups.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -162,6 +163,8 @@ class Players:
             groups: the workloads of each group, played in step; a workload may occur several times.
             seeds: of the sampling in each group; None: always the best action.
         """
+        if next(network.parameters()).device.type != "cpu":
+            network = copy.deepcopy(network).cpu()
         if self._pool is None:
             assert self._player is not None
             return [self._player.play(network, group, seed) for group, seed in zip(groups, seeds, strict=True)]

@@ -36,8 +36,18 @@ def train(
     trace: Annotated[
         float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
     ] = 4.0,
+    learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--learning-rate", min=0, help="Of Adam to begin with; it falls to a tenth. Default: 0.003."),
+    ] = None,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--sequences", min=1, help="Workloads an iteration, each played 8 times. Default: 8."),
+    ] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training exactly.")] = False,
+    processes: Processes = 0,
+    device: Annotated[str, typer.Option("--device", help="Where updates are computed: cpu or cuda.")] = "cpu",
 ) -> None:
     """Train a policy by PPO on a scenario.
 
@@ -47,13 +57,21 @@ def train(
 
       rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
 
-      rlsched train het16 -o runs/het16-longer --from runs/het16 --steps 1000000 --trace 16
+      rlsched train het16 -o runs/het16-longer --from runs/het16 --trace 48 --learning-rate 0.001
 
       rlsched simulate het16 --policy runs/het16/policy.safetensors
     """
     from rlsched.cli.train import train as command
 
-    command(scenario, out, start, steps, trace, seed, resume)
+    given = {
+        "start": start,
+        "steps": steps,
+        "trace": trace,
+        "learning_rate": learning_rate,
+        "sequences": sequences,
+        "seed": seed,
+    }
+    command(scenario, out, resume, processes, device, given)
 
 
 @commands.command()

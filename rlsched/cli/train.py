@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rlsched.cli.output import messages, progress_bar
 from rlsched.experiments.train import Evaluation, TrainingConfig
@@ -12,15 +12,28 @@ from rlsched.mixture import load_training
 from rlsched.report.units import duration
 from rlsched.scenario import Scenario
 
-
-def train(scenario: str, out: Path, start: str, steps: int | None, trace: float, seed: int, resume: bool) -> None:
-    config = TrainingConfig(seed=seed, start=start, trace=trace)
-    if steps is not None:
-        config = replace(config, steps=steps)
-    train_with_progress(load_training(scenario), out, config, resume)
+_DECAY = 10  # of the learning rate, from the first update to the last
 
 
-def train_with_progress(scenario: Scenario, out: Path, config: TrainingConfig, resume: bool) -> list[Evaluation]:
+def train(
+    scenario: str, out: Path, resume: bool, processes: int, device: str, given: dict[str, int | float | str | None]
+) -> None:
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "learning_rate" in settings:
+        settings["final_learning_rate"] = settings["learning_rate"] / _DECAY
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, found {device!r}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("--device: torch sees no CUDA device on this machine")
+    train_with_progress(load_training(scenario), out, TrainingConfig(**settings), resume, processes, device)
+
+
+def train_with_progress(
+    scenario: Scenario, out: Path, config: TrainingConfig, resume: bool, processes: int = 0, device: str = "cpu"
+) -> list[Evaluation]:
     """Train, with a bar and a line for every evaluation on standard error. Returns the learning curve."""
     with progress_bar() as bar:
         task = bar.add_task(f"training on {scenario.name}", total=config.steps)
@@ -33,7 +46,7 @@ def train_with_progress(scenario: Scenario, out: Path, config: TrainingConfig, r
                     f"{evaluation.ratio:.3f} of the reference's ({duration(evaluation.seconds)})"
                 )
 
-        curve = run_training(scenario, out, config, resume, progress)
+        curve = run_training(scenario, out, config, resume, progress, processes, device)
     best = min(curve, key=lambda evaluation: evaluation.objective)
     messages.print(
         f"{scenario.objective} on validation workloads: first {duration(curve[0].objective)}, "
