@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -248,6 +250,25 @@ def test_imports_that_do_not_bear_a_fork_are_left_to_the_task(
     assert [units(result)[name].beginning for name in ("draw", "leave")] == [Beginning.COLD] * 2
     assert reason in (folder / "runs" / "flow" / "forkserver.log").read_text()
     assert caplog.text.count("tasks cannot be started with heavy imported") == 1
+
+
+@pytest.mark.parametrize(("answer", "beginning"), [(3, Beginning.WARM), (0, Beginning.COLD)])
+def test_loading_the_driver_of_cuda_bears_a_fork_and_initialising_it_does_not(
+    answer: int, beginning: Beginning, execute: Execute, folder: Path
+) -> None:
+    """Builds of torch for CUDA load it when they are imported. A stand-in answers 3 for "not yet"."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler to make a stand-in for the driver's library with")
+    library = folder / "libcuda.so.1"
+    source = f"int cuDeviceGetCount(int *count) {{ return {answer}; }}"
+    command = ["cc", "-shared", "-Wl,-soname,libcuda.so.1", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=source.encode(), check=True)
+    (folder / "heavy.py").write_text(f"import ctypes\nctypes.CDLL({str(library)!r})\n" + HEAVY)
+    gate = 'gate: {run: "until test -s imported; do sleep 0.02; done; sleep 0.5"}\n'
+    result = execute(tasks("draw", "leave", leave="draw, args: {code: 0}").replace(GATE, gate))
+    assert [units(result)[name].beginning for name in ("draw", "leave")] == [beginning] * 2
+    log = folder / "runs" / "flow" / "forkserver.log"
+    assert ("initialised CUDA" in log.read_text()) == (beginning is Beginning.COLD)
 
 
 def test_nothing_is_left_of_the_processes_that_start_tasks(execute: Execute, folder: Path) -> None:

@@ -25,6 +25,7 @@ from rlsched.executor.paths import MARKER
 READY = b"\1"
 ROOM = {MARKER: "x" * 4096}  # the last variable of this process; no path is longer
 _UNFIT = 3
+_CUDA_NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED of the driver API
 
 
 class _Task(BaseException):
@@ -66,11 +67,21 @@ def _unfit() -> str:
     """Why this process cannot be forked any more; empty if it can."""
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
         return "the imports have started threads"
-    if "libcuda.so" in Path("/proc/self/maps").read_text():
-        return "the imports have touched CUDA"
+    if _cuda_is_initialised():
+        return "the imports have initialised CUDA"
     if not _room():
         return "the environment cannot be found"
     return ""
+
+
+def _cuda_is_initialised() -> bool:
+    """Whether cuInit was called. That the driver's library is loaded says nothing: torch's CUDA builds load it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
+    except OSError:  # not loaded
+        return False
+    count = ctypes.c_int()
+    return bool(driver.cuDeviceGetCount(ctypes.byref(count)) != _CUDA_NOT_INITIALIZED)
 
 
 def _fork(command: list[str], environment: dict[str, str]) -> int:
