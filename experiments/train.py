@@ -70,7 +70,7 @@ class TrainingConfig:
     validation_workloads: int = 24
     learning_rate: float = 3e-3
     final_learning_rate: float = 3e-4
-    horizon: float = 32.0
+    horizon: float = 16.0
     trace: float = 4.0
     graph_layers: int = 0
     start: str = ""
@@ -145,7 +145,6 @@ def train(
         n_epochs=4,
         clip_range=0.2,
         ent_coef=0.0,
-        vf_coef=0.5,
         max_grad_norm=0.5,
         seed=config.seed,
     )
@@ -233,6 +232,7 @@ class _Recorder(BaseCallback):
     def restore(self, model: GroupPPO, checkpoint: dict[str, Any]) -> None:
         model.policy.load_state_dict(checkpoint["policy"])
         model.policy.optimizer.load_state_dict(checkpoint["optimizer"])
+        model.critic.load_state_dict(checkpoint["critic"])
         model.iteration, model.num_timesteps = checkpoint["iteration"], checkpoint["num_timesteps"]
         self.curve = [Evaluation(*row) for row in checkpoint["curve"]]
         self.reference_name, self.reference = checkpoint["reference_name"], checkpoint["reference"]
@@ -308,6 +308,7 @@ class _Recorder(BaseCallback):
             "identity": json.dumps(self.identity),
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
+            "critic": model.critic.state_dict(),
             "iteration": model.iteration,
             "num_timesteps": model.num_timesteps,
             "curve": [[e.decisions, e.objective, e.reference, e.seconds] for e in self.curve],

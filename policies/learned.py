@@ -22,7 +22,7 @@ from rlsched.model import Allocation, Preemption
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.state import State
 
-FORMAT = 4  # of the observation and the card; a change of either makes old files unreadable
+FORMAT = 5  # of the observation and the card; a change of either makes old files unreadable
 
 
 class PolicyFileError(ValueError):

@@ -1,4 +1,4 @@
-"""The network of a learned policy: one score a candidate with shared weights, and a critic.
+"""The network of a learned policy: one score a candidate with shared weights.
 
 Nothing in it depends on the number of tasks, candidates, nodes or GPUs, so a policy may be used on sizes it was not
 trained on. Shapes are those of the legend in `rlsched.envs.encoding`, with a batch dimension B in front.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlsched.envs.encoding import CRITIC_FEATURES, GLOBAL_FEATURES
+from rlsched.envs.encoding import GLOBAL_FEATURES
 from rlsched.envs.graph import TASK_FEATURES
 from rlsched.envs.rows import CANDIDATE_FEATURES, COLUMNS
 
@@ -26,14 +26,12 @@ class NetworkConfig:
     Attributes:
         hidden: width of the two hidden layers of the candidate scorer.
         pooled: between the two, show each candidate the maximum over all candidates of every hidden value.
-        critic_hidden: width of the two hidden layers of the critic.
         graph_layers: rounds of message passing over the task DAG; 0: no graph network.
         graph_hidden: width of the task embeddings.
     """
 
     hidden: int = 32
     pooled: bool = True
-    critic_hidden: int = 64
     graph_layers: int = 0
     graph_hidden: int = 16
 
@@ -73,14 +71,13 @@ class GraphEncoder(nn.Module):
 
 
 class SchedulingNetwork(nn.Module):
-    """Scores candidates and values states.
+    """Scores candidates.
 
-    The actor is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
+    It is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
     embedding, with a graph network), plus a linear skip: of the candidate's own features, and for waiting of the global
     ones, which are the same for all. So every linear policy (`rlsched.policies.linear`) is one of these. Pooling
     between the layers lets a candidate's score, that of waiting above all, depend on what else there is (Zaheer et al.,
-    Deep Sets, NeurIPS 2017, sec. 3.1). The critic is separate: it sees what is to come (`critic` of the observation),
-    not the candidates.
+    Deep Sets, NeurIPS 2017, sec. 3.1).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -93,15 +90,11 @@ class SchedulingNetwork(nn.Module):
         self.score = nn.Linear(config.hidden, 1)
         self.skip = nn.Linear(CANDIDATE_FEATURES, 1, bias=False)
         self.waiting = nn.Linear(GLOBAL_FEATURES, 1)
-        self.critic = _perceptron(CRITIC_FEATURES, config.critic_hidden, nn.Tanh)
-        self.critic_skip = nn.Linear(CRITIC_FEATURES, 1, bias=False)
         nn.init.normal_(self.score.weight, std=0.01)
         nn.init.zeros_(self.skip.weight)
         nn.init.zeros_(self.waiting.weight)
         nn.init.zeros_(self.waiting.bias)
         self.make_stops_rare()
-        nn.init.normal_(_last(self.critic).weight, std=0.01)
-        nn.init.zeros_(self.critic_skip.weight)
 
     def make_stops_rare(self, score: float = -4.0) -> None:
         """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done.
@@ -132,21 +125,3 @@ class SchedulingNetwork(nn.Module):
         scores = (self.score(self.compare(hidden).relu()) + self.skip(candidates[used])).squeeze(-1)
         logits = torch.zeros(candidates.shape[:2], device=candidates.device).masked_scatter(used, scores)
         return torch.cat([logits[:, :1] + self.waiting(overall), logits[:, 1:]], dim=1)
-
-    def value(self, observation: dict[str, Tensor]) -> Tensor:
-        """State values (B, 1)."""
-        features = observation["critic"]
-        value: Tensor = self.critic(features) + self.critic_skip(features)
-        return value
-
-
-def _perceptron(inputs: int, hidden: int, activation: type[nn.Module]) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, 1)
-    )
-
-
-def _last(network: nn.Sequential) -> nn.Linear:
-    layer = network[-1]
-    assert isinstance(layer, nn.Linear)
-    return layer

@@ -5,6 +5,7 @@ What differs from sb3-contrib's MaskablePPO (whose `train`, the PPO update itsel
 - A rollout is a set of whole episodes: `sequences` arrival sequences, each played `rollouts` times. The other
   rollouts of the same sequence are an input-dependent baseline (Mao et al., Variance Reduction for Reinforcement
   Learning in Input-Driven Environments, ICLR 2019): their mean advantage at the same simulated time is subtracted.
+- The critic is fitted to differences within groups (`rlsched.policies.critic`), before and not by the update.
 - Decisions are not equally long: discount and GAE's lambda (Schulman et al., ICLR 2016) decay with simulated time,
   gamma = exp(-dt / horizon), lambda = exp(-dt / trace).
 - Decisions after the last arrival are dropped, the value there is bootstrapped: a real queue does not drain.
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from rlsched.envs.encoding import MAX_CANDIDATES
 from rlsched.envs.scheduling import SchedulingEnv
+from rlsched.policies.critic import GroupCritic, differences
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.rollouts import Episode, Floats, Players
 from rlsched.scenario import Scenario
@@ -42,7 +44,7 @@ class _Unchanged(BaseFeaturesExtractor):
 
 
 class _Heads(nn.Module):
-    """The shape in which stable-baselines3 wants a network: latents that are already logits and value."""
+    """The shape in which stable-baselines3 wants a network: latents that are already logits; values play no part."""
 
     latent_dim_pi, latent_dim_vf = MAX_CANDIDATES, 1
 
@@ -57,7 +59,7 @@ class _Heads(nn.Module):
         return self.network.actor(features)
 
     def forward_critic(self, features: dict[str, Tensor]) -> Tensor:
-        return self.network.value(features)
+        return features["globals"].new_zeros(len(features["globals"]), 1)
 
 
 class CandidatePolicy(MaskableActorCriticPolicy):
@@ -83,21 +85,6 @@ class CandidatePolicy(MaskableActorCriticPolicy):
         self.value_net: Any = nn.Identity()
         make_optimizer: Any = self.optimizer_class  # again: the parent's holds the layers that were just replaced
         self.optimizer = make_optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
-
-
-def subtract_group_baseline(group: list[tuple[Floats, Floats]]) -> list[Floats]:
-    """Subtract from each rollout's advantages the mean of the others' at the same simulated time.
-
-    Args:
-        group: for each rollout of one arrival sequence its decision times and advantages, (D,) each.
-    """
-    if len(group) < 2:
-        return [advantages for _, advantages in group]
-    result = []
-    for i, (times, advantages) in enumerate(group):
-        others = [np.interp(times, t, a) for j, (t, a) in enumerate(group) if j != i and len(t)]
-        result.append(advantages - np.mean(others, axis=0) if others else advantages)
-    return result
 
 
 def _normalised(advantages: list[Floats], scenarios: list[str]) -> list[Floats]:
@@ -133,7 +120,7 @@ class GroupPPO(MaskablePPO):
         sequences: int = 8,
         rollouts: int = 8,
         network: NetworkConfig | None = None,
-        horizon: float = 32.0,
+        horizon: float = 16.0,
         trace: float = 4.0,
         processes: int = 0,
         device: str = "cpu",
@@ -144,11 +131,19 @@ class GroupPPO(MaskablePPO):
         self.sequences, self.rollouts = sequences, rollouts
         self.horizon, self.trace = horizon, trace
         self.iteration = 0
+        self.critic = GroupCritic(horizon)
         self.players = Players(scenario, config, processes)
         env = DummyVecEnv([lambda: SchedulingEnv(scenario, graph=config.graph_layers > 0)])  # for its spaces
         # n_steps is of no account: a rollout is as long as its episodes are
         super().__init__(
-            CandidatePolicy, env, n_steps=2, gamma=1.0, policy_kwargs={"network": config}, device=device, **kwargs
+            CandidatePolicy,
+            env,
+            n_steps=2,
+            gamma=1.0,
+            policy_kwargs={"network": config},
+            vf_coef=0.0,
+            device=device,
+            **kwargs,
         )
 
     @property
@@ -173,12 +168,14 @@ class GroupPPO(MaskablePPO):
         first = self.scenario.seeds.train + self.iteration * self.sequences
         groups = [[first + i] * self.rollouts for i in range(self.sequences)]
         played = self.players.play(self.network, groups, [int(seed) for seed in base[:-1]])
+        explained = self.critic.learn(played)
         self._fill(rollout_buffer, played)
         self.iteration += 1
         self.num_timesteps += sum(len(episode.actions) for group in played for episode in group)
         returns = [sum(episode.rewards) for group in played for episode in group]
         self.logger.record("rollout/return", float(np.mean(returns)))
         self.logger.record("rollout/decisions", self.num_timesteps)
+        self.logger.record("rollout/critic_explains", explained)
         callback.update_locals(locals())
         proceed = callback.on_step()
         callback.on_rollout_end()
@@ -186,17 +183,19 @@ class GroupPPO(MaskablePPO):
 
     def _fill(self, buffer: RolloutBuffer, groups: list[list[Episode]]) -> None:
         kept = [episode for group in groups for episode in group]
-        raw: list[Floats] = []
         adjusted: list[Floats] = []
         for group in groups:
-            of_group = [episode.advantages(self.horizon, self.trace) for episode in group]
-            raw += of_group
-            times = [np.array(episode.times[: episode.kept]) for episode in group]
-            adjusted += subtract_group_baseline(list(zip(times, of_group, strict=True)))
+            columns = [
+                (
+                    np.array(episode.times[: episode.kept]),
+                    episode.advantages(self.critic.values(episode), self.horizon, self.trace)[:, None],
+                )
+                for episode in group
+            ]
+            adjusted += [advantages[:, 0] for advantages in differences(columns)]
         count = sum(episode.kept for episode in kept)
         count -= count % (self.batch_size or count + 1) == 1  # one sample alone has no standard deviation
         advantages = np.concatenate(_normalised(adjusted, [episode.scenario for episode in kept]))
-        values = np.concatenate([episode.values[: episode.kept] for episode in kept])
 
         def flat(name: str) -> Any:
             return np.concatenate([np.asarray(getattr(episode, name)[: episode.kept]) for episode in kept])[:count]
@@ -211,7 +210,5 @@ class GroupPPO(MaskablePPO):
         store.actions[:, 0, 0] = flat("actions")
         store.action_masks[:, 0] = flat("masks")
         store.log_probs[:, 0] = flat("log_probs")
-        store.values[:, 0] = values[:count]
         store.advantages[:, 0] = advantages[:count]
-        store.returns[:, 0] = (np.concatenate(raw) + values)[:count]
         store.pos, store.full = count, True

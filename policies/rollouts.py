@@ -42,7 +42,6 @@ class Episode:
     observations: list[Observation] = field(default_factory=list)
     masks: list[NDArray[np.bool_]] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -52,15 +51,15 @@ class Episode:
     scenario: str = ""
     score: float = 0.0
 
-    def advantages(self, horizon: float, trace: float) -> Floats:
+    def advantages(self, values: Floats, horizon: float, trace: float) -> Floats:
         """Generalised advantages of the kept decisions, discounted in simulated time, (kept,).
 
         Args:
+            values: of the states of the kept decisions and of the one after, (kept + 1,).
             horizon, trace: time constants in units of `unit`. An episode that is over when its jobs are done, because
                 none arrive later, is not discounted: nothing lies beyond it.
         """
         horizon = horizon if self.bootstrapped else math.inf
-        values = np.array([*self.values, 0.0])[: self.kept + 1]
         elapsed = np.diff(np.array(self.times[: self.kept + 1])) / self.unit
         gamma, decay = np.exp(-elapsed / horizon), np.exp(-elapsed * (1 / horizon + 1 / trace))
         delta = np.array(self.rewards[: self.kept]) + gamma * values[1:] - values[:-1]
@@ -97,9 +96,8 @@ def play(
             logits = network.actor(tensors).masked_fill(~masks, -torch.inf)
             chosen = logits.argmax(-1) if generator is None else _sample(logits, generator)
             log_probs = logits.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1).tolist()
-            values = network.value(tensors).squeeze(1).tolist()
         remaining = []
-        for i, action, value, log_prob in zip(active, chosen.tolist(), values, log_probs, strict=True):
+        for i, action, log_prob in zip(active, chosen.tolist(), log_probs, strict=True):
             episode, (observation, mask) = episodes[i], current[i]
             following, reward, ended, _, info = environments[i].step(action)
             episode.times.append(info["time"])
@@ -107,7 +105,6 @@ def play(
                 episode.observations.append(observation)
                 episode.masks.append(mask)
                 episode.actions.append(action)
-                episode.values.append(value)
                 episode.log_probs.append(log_prob)
                 episode.rewards.append(reward)
                 if not info["arrivals_over"]:

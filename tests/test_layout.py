@@ -55,7 +55,8 @@ BELOW = {
     "policies": "envs.encoding envs.continuation scheduler document textfile",
     "policies.auto": "policies scenario",
     "policies.rollouts": "envs policies workers",
-    "policies.ppo": "envs policies policies.rollouts",  # the trainer; a policy that is used does not need it
+    "policies.critic": "envs policies policies.rollouts",
+    "policies.ppo": "envs policies policies.critic policies.rollouts",  # the trainer; a policy in use does not need it
     "policies.planning": "policies simulator",
     "policies.genetic": "policies.planning",
     "policies.exact": "policies.planning",

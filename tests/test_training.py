@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from rlsched.envs.encoding import CRITIC_FEATURES
 from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.experiments.linear_start import sharpness, start_from_linear
 from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
+from rlsched.policies.critic import GroupCritic, differences
 from rlsched.policies.learned import LearnedPolicy
 from rlsched.policies.linear import LinearPolicy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
-from rlsched.policies.ppo import subtract_group_baseline
 from rlsched.policies.rollouts import Episode, Players, play
 from rlsched.policies.tuned import TunedBaseline, TunedFileError, write_tuned
 from rlsched.scenario import load_scenario
@@ -107,10 +111,8 @@ def test_an_existing_training_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_advantages_decay_with_simulated_time_not_with_decisions() -> None:
     """Two decisions at one instant count as one; a long wait discounts."""
-    episode = Episode(
-        values=[0.0, 0.0, 0.0], rewards=[0.0, 0.0, -1.0], times=[0.0, 0.0, 10.0, 20.0], kept=3, bootstrapped=True
-    )
-    last, middle, first = reversed(episode.advantages(horizon=100.0, trace=10.0))
+    episode = Episode(rewards=[0.0, 0.0, -1.0], times=[0.0, 0.0, 10.0, 20.0], kept=3, bootstrapped=True)
+    last, middle, first = reversed(episode.advantages(np.zeros(4), horizon=100.0, trace=10.0))
     assert last == pytest.approx(-1.0)
     assert middle == pytest.approx(-np.exp(-10 / 100 - 10 / 10))
     assert first == middle
@@ -118,17 +120,54 @@ def test_advantages_decay_with_simulated_time_not_with_decisions() -> None:
 
 def test_decisions_after_the_last_arrival_are_bootstrapped() -> None:
     """The value of the first dropped decision stands for everything behind it."""
-    episode = Episode(values=[1.0, 5.0], rewards=[-2.0, -100.0], times=[0.0, 10.0, 20.0], kept=1, bootstrapped=True)
-    assert episode.advantages(horizon=100.0, trace=10.0) == pytest.approx([-2.0 + np.exp(-0.1) * 5.0 - 1.0])
+    episode = Episode(rewards=[-2.0, -100.0], times=[0.0, 10.0, 20.0], kept=1, bootstrapped=True)
+    advantages = episode.advantages(np.array([1.0, 5.0]), horizon=100.0, trace=10.0)
+    assert advantages == pytest.approx([-2.0 + np.exp(-0.1) * 5.0 - 1.0])
 
 
 def test_the_group_baseline_is_the_others_mean_at_the_same_time() -> None:
     """Interpolated at each rollout's own decision times."""
     times = np.array([0.0, 10.0])
-    group = [(times, np.array([1.0, 1.0])), (times, np.array([0.0, 2.0])), (np.array([5.0]), np.array([7.0]))]
-    adjusted = subtract_group_baseline(group)
-    assert adjusted[0] == pytest.approx([1 - (0 + 7) / 2, 1 - (2 + 7) / 2])
-    assert adjusted[2] == pytest.approx([7 - (1 + 1) / 2])
+    group = [(times, [1.0, 1.0]), (times, [0.0, 2.0]), (np.array([5.0]), [7.0])]
+    adjusted = differences([(times, np.array(columns)[:, None]) for times, columns in group])
+    assert adjusted[0][:, 0] == pytest.approx([1 - (0 + 7) / 2, 1 - (2 + 7) / 2])
+    assert adjusted[2][:, 0] == pytest.approx([7 - (1 + 1) / 2])
+
+
+_TIMES = st.lists(st.integers(0, 1000), min_size=1, max_size=20, unique=True).map(sorted)
+
+
+@given(_TIMES, _TIMES, st.integers(0, 2**32 - 1))
+def test_between_decisions_the_others_are_interpolated(times: list[int], others: list[int], seed: int) -> None:
+    """As numpy does it, which is for one column at a time."""
+    columns = np.random.default_rng(seed).normal(size=(len(others), 2))
+    own, _ = differences([(np.array(times, float), np.zeros((len(times), 2))), (np.array(others, float), columns)])
+    for column in range(2):
+        assert own[:, column] == pytest.approx(-np.interp(times, others, columns[:, column]))
+
+
+def test_the_critic_learns_what_differs_within_groups_and_not_between_them() -> None:
+    """Costs follow one feature within a group; what all rollouts of a sequence have in common is left out."""
+    random = np.random.default_rng(0)
+    critic = GroupCritic(horizon=100.0)
+
+    def rollout(common: float) -> Episode:
+        own = random.normal(size=6)
+        seen = [{"critic": np.array([x, common, *(0.0,) * (CRITIC_FEATURES - 2)])} for x in own]
+        rewards = [2.0 * (x - y) + common for x, y in itertools.pairwise(own)]  # so 2 x is what is still to come
+        times = [0.0, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6]
+        return Episode(observations=seen, rewards=rewards, times=times, kept=5, bootstrapped=True)
+
+    groups = [[rollout(common) for _ in range(4)] for common in random.normal(0, 50, size=8)]
+    assert critic.learn(groups) == 0  # it knew nothing
+    for _ in range(20):  # the value at the end of an episode is the critic's own of before
+        explained = critic.learn(groups)
+    assert explained > 0.95
+    values = critic.values(groups[0][0])
+    assert np.diff(values) == pytest.approx(np.diff([2.0 * o["critic"][0] for o in groups[0][0].observations]), rel=0.1)
+    copy = GroupCritic(horizon=100.0)
+    copy.load_state_dict(critic.state_dict())
+    assert (copy.values(groups[0][0]) == values).all()
 
 
 def test_rollouts_of_a_group_play_the_same_arrivals_differently() -> None:
