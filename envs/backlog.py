@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from rlsched.state import JobState, State
+from rlsched.active import JobState
+from rlsched.state import State
 
 
 class Backlog:

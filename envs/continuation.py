@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rlsched.active import Status, TaskState
 from rlsched.model import Allocation, Member
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 
 class Continuation:

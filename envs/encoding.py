@@ -26,13 +26,14 @@ from math import log1p
 import numpy as np
 from numpy.typing import NDArray
 
+from rlsched.active import Run
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import facts_of
 from rlsched.envs.fluid import fluid_flow_times
 from rlsched.envs.graph import encode_graph
 from rlsched.envs.rows import PER_JOB, Candidate, RowWriter
 from rlsched.model import Allocation, Preemption, Share
-from rlsched.state import Run, State
+from rlsched.state import State
 
 MAX_CANDIDATES = 48
 SHORTLIST = 16  # tasks whose modes become candidates

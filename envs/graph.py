@@ -8,8 +8,9 @@ from math import log1p
 import numpy as np
 from numpy.typing import NDArray
 
+from rlsched.active import Status, TaskState
 from rlsched.envs.facts import facts_of
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 MAX_TASKS = 96
 MAX_EDGES = 192

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rlsched.active import JobState
 from rlsched.model import Cluster, Job
-from rlsched.state import JobState
 
 Reward = Callable[[Sequence[JobState], float, float], float]
 """(active jobs, from, to) -> cost of that stretch of time, in units of the workload's mean critical path."""

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rlsched.active import Run, TaskState, run_time
 from rlsched.envs.availability import Availability
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import TaskFacts, facts_of
 from rlsched.model import Share
-from rlsched.state import Run, State, TaskState, run_time
+from rlsched.state import State
 
 PER_JOB = 3  # tasks of one job that are looked at, with others waiting: one wide sweep is not to hide them
 LOOKED_AT = 16  # tasks that waiting may be for

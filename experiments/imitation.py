@@ -52,7 +52,7 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
     Raises:
         ValueError: no such policy, or one that never decided anything that could be imitated.
     """
-    watched = watch(scenario, teacher, seeds)
+    watched = watch(scenario, load_policy(teacher), seeds)
     rows = np.concatenate(watched.rows)
     sizes = np.array([len(of_one) for of_one in watched.rows])
     first = np.cumsum(sizes) - sizes
@@ -68,17 +68,17 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
     return Imitation(columns, spread[used], weights / length, float((scores[chosen] == best).mean()))
 
 
-def watch(scenario: Scenario, policy: str, seeds: Sequence[int]) -> Watched:
+def watch(scenario: Scenario, policy: Policy, seeds: Sequence[int]) -> Watched:
     """What a policy decides on some workloads.
 
     Raises:
-        ValueError: no such policy, or one that never decided anything that a linear policy could decide.
+        ValueError: it never decided anything that a linear policy could decide.
     """
-    watched = Watched(load_policy(policy), scenario.preemption)
+    watched = Watched(policy, scenario.preemption)
     for seed in seeds:
         Scheduler(scenario.simulator(seed)).run(watched)
     if not watched.rows:
-        raise ValueError(f"policy {policy!r} takes no decision that could be imitated")
+        raise ValueError("expected a policy whose decisions can be imitated, found one that takes none")
     return watched
 
 

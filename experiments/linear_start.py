@@ -9,7 +9,7 @@ import torch
 
 from rlsched.envs.encoding import OBJECTIVES
 from rlsched.experiments.imitation import Floats, watch
-from rlsched.policies.linear import CANDIDATE_COLUMNS, NAMES
+from rlsched.policies.linear import CANDIDATE_COLUMNS, NAMES, LinearPolicy
 from rlsched.policies.network import SchedulingNetwork
 from rlsched.scenario import Scenario
 
@@ -18,16 +18,16 @@ _LARGEST = 1e6
 
 
 def start_from_linear(
-    network: SchedulingNetwork, weights: Mapping[str, float], scenario: Scenario, teacher: str, seeds: Sequence[int]
+    network: SchedulingNetwork, weights: Mapping[str, float], scenario: Scenario, seeds: Sequence[int]
 ) -> None:
     """Put the weights of a linear policy into the network's linear part, sharp enough to decide like it when sampling.
 
     Args:
         weights: by name of the column.
-        teacher: the same policy, by its file: its decisions on workloads `seeds` show how sharp that is.
+        seeds: the workloads on which its decisions show how sharp that is.
     """
     own = np.array([weights.get(name, 0.0) for name in NAMES])
-    scale = sharpness([rows @ own for rows in watch(scenario, teacher, seeds).rows], ENTROPY)
+    scale = sharpness([rows @ own for rows in watch(scenario, LinearPolicy(weights), seeds).rows], ENTROPY)
     of_candidates, of_waiting = np.split(own * scale, [len(CANDIDATE_COLUMNS)])
     with torch.no_grad():
         known = torch.tensor([name in weights for name in CANDIDATE_COLUMNS])

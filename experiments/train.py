@@ -32,10 +32,9 @@ from rlsched.manifest import manifest
 from rlsched.policies.learned import LearnedPolicy, load_learned, save_policy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.ppo import GroupPPO
-from rlsched.policies.registry import load_policy
+from rlsched.policies.rollouts import Players
 from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario
-from rlsched.scheduler import Scheduler
 
 _LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
 _RARE = -20.0  # what a trained network that knew no stops gives one to begin with
@@ -151,7 +150,7 @@ def train(
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
     if started is not None and previous is None:
-        _begin_with(started, model.network, config.start, scenario)
+        _begin_with(started, model.network, scenario)
     with model.players:
         _learn(model, recorder, previous, config.steps)
     return recorder.curve
@@ -172,21 +171,21 @@ def _read_start(start: str) -> Start | None:
     return weights
 
 
-def _begin_with(started: Start, network: SchedulingNetwork, start: str, scenario: Scenario) -> None:
+def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario) -> None:
     if isinstance(started, LearnedPolicy):
         network.load_state_dict(started.network.state_dict())
         if not started.encoder.preemption:
             network.make_stops_rare(_RARE)
     else:
         lessons = scenario.seed_range("train", _LESSONS)
-        start_from_linear(network, started, scenario.episode(lessons[0]), start, lessons)
+        start_from_linear(network, started, scenario.episode(lessons[0]), lessons)
 
 
 def _learn(model: GroupPPO, recorder: _Recorder, previous: dict[str, Any] | None, steps: int) -> None:
     if previous is not None:
         recorder.restore(model, previous)
     else:
-        recorder.begin()
+        recorder.begin(model.players)
     if model.num_timesteps < steps:
         # stable-baselines3 counts what is to come, not the total, when it goes on
         model.learn(steps - model.num_timesteps, callback=recorder, reset_num_timesteps=previous is None)
@@ -210,18 +209,18 @@ class _Recorder(BaseCallback):
         self.scenario, self.out, self.config, self.identity, self.progress = scenario, out, config, identity, progress
         self.curve: list[Evaluation] = []
         self.seeds = list(scenario.seed_range("validation", config.validation_workloads))
-        self.parts = [scenario.episode(seed) for seed in self.seeds]
         self.reference_name, self.reference = "", float("inf")
         self.scales: list[float] = []
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
-    def begin(self) -> None:
+    def begin(self, players: Players) -> None:
         """Measure the reference: in each scenario the best of a few heuristics on the validation workloads."""
-        names = [part.name for part in self.parts]
+        names = [self.scenario.episode(seed).name for seed in self.seeds]
+        played = iter(players.scores([(heuristic, seed) for heuristic in REFERENCES for seed in self.seeds]))
         means: dict[str, tuple[float, str]] = {}
         for heuristic in REFERENCES:
-            scores = self._play(heuristic)
+            scores = [next(played) for _ in self.seeds]
             for name in set(names):
                 of_scenario = [score for score, other in zip(scores, names, strict=True) if other == name]
                 means[name] = min((float(np.mean(of_scenario)), heuristic), means.get(name, (math.inf, "")))
@@ -320,10 +319,6 @@ class _Recorder(BaseCallback):
         temporary = self.out / "checkpoint.tmp"
         torch.save(content, temporary)
         temporary.replace(self.out / "checkpoint.pt")
-
-    def _play(self, heuristic: str) -> list[float]:
-        schedules = (Scheduler(self.scenario.simulator(seed)).run(load_policy(heuristic)) for seed in self.seeds)
-        return [s.metrics()[part.objective] for s, part in zip(schedules, self.parts, strict=True)]
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started

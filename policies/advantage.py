@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from rlsched.active import TaskState
 from rlsched.policies.ladders import PerTask, ladders
 from rlsched.policies.orders import Key, order
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 
 class _Suited(NamedTuple):

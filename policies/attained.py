@@ -6,9 +6,10 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 
+from rlsched.active import JobState, TaskState
 from rlsched.policies.orders import Key, order
 from rlsched.policies.outlook import WholeState
-from rlsched.state import JobState, State, TaskState
+from rlsched.state import State
 
 
 class _AttainedService:

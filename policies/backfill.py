@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rlsched.active import TaskState, run_time
 from rlsched.model import Share
 from rlsched.policies.claims import Gang
 from rlsched.policies.outlook import Forecast
 from rlsched.policies.placement import Placement
 from rlsched.pool import Pool
-from rlsched.state import State, TaskState, run_time
+from rlsched.state import State
 
 
 class Reservation:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rlsched.active import Run, Status, TaskState
 from rlsched.model import Allocation, Share
 from rlsched.pool import Pool
-from rlsched.state import Run, State, Status, TaskState
+from rlsched.state import State
 
 
 class Gang(NamedTuple):

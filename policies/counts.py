@@ -11,10 +11,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
+from rlsched.active import TaskState
 from rlsched.policies.knapsack import Knapsack
 from rlsched.policies.ladders import Ladder, PerTask, Rung, ladders
 from rlsched.policies.options import look_up
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 Courses = list[tuple[Ladder, list[Rung]]]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 
+from rlsched.active import TaskState
 from rlsched.model import Allocation, Preemption, Share, WakeUp
 from rlsched.policies.backfill import Reservation
 from rlsched.policies.claims import Claims, Gang
@@ -20,7 +21,7 @@ from rlsched.policies.ranking import Ranking
 from rlsched.policies.resizing import grow, shrink_for
 from rlsched.policies.stopping import Stopping
 from rlsched.pool import Pool
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 Find = Callable[[TaskState, int], tuple[Share, ...] | None]
 """Answers a task and the number of a mode with the shares of the gang, or None if it may not start now."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack, vstack
 
+from rlsched.active import Status, TaskState
 from rlsched.model import Allocation, Member
 from rlsched.policies.counts import Menu
 from rlsched.policies.ladders import Rung
@@ -20,7 +21,7 @@ from rlsched.policies.options import look_up
 from rlsched.policies.timeline import Timeline, time_left, timeline_of
 from rlsched.policies.timeshares import Resource
 from rlsched.policies.ways import something_is_free, takes
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 _TOLERANCE = 1e-6  # HiGHS is exact to about 1e-7
 _ALPHA = 0.5 - 1e-4  # a half, whatever the last digits

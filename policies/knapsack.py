@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from rlsched.active import TaskState
 from rlsched.policies.ladders import Ladder, Rung
 from rlsched.policies.outlook import WholeState
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 _TASKS = 32  # that take part, of the jobs with the least work left; the time it takes grows with their number
 

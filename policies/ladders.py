@@ -7,7 +7,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
-from rlsched.state import State, TaskState
+from rlsched.active import TaskState
+from rlsched.state import State
 
 Value = TypeVar("Value")
 

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csc_array
 
+from rlsched.active import TaskState
 from rlsched.model import Allocation
 from rlsched.policies.counts import Menu
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 _TOLERANCE = 1e-6  # HiGHS is exact to about 1e-7
 

@@ -15,9 +15,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from rlsched.active import Run, TaskState
 from rlsched.policies.options import Option
 from rlsched.policies.outlook import WholeState, part_left
-from rlsched.state import Run, State, TaskState
+from rlsched.state import State
 
 Key = float | tuple[float, ...]
 Order = Callable[[TaskState, State], Key]

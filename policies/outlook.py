@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+from rlsched.active import Run
 from rlsched.pool import Pool
-from rlsched.state import Run, State
+from rlsched.state import State
 
 Value = TypeVar("Value")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from rlsched.active import TaskState
 from rlsched.model import Share
 from rlsched.policies.counts import Menu
 from rlsched.policies.ladders import Ladder
 from rlsched.pool import Pool
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 Handicap = Callable[[Ladder, State, Menu], float]
 """Answers a task's ladder on a GPU type with what its duration there is divided by before types are compared."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from rlsched.active import TaskState
 from rlsched.model import Preemption
 from rlsched.policies.claims import Gang
 from rlsched.policies.orders import Key
 from rlsched.policies.stopping import Stopping, toll
-from rlsched.state import TaskState
 
 
 def preempt_for(task: TaskState, stopping: Stopping, ratio: float) -> Sequence[Preemption] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from heapq import heapify, heappop, heappush
 
+from rlsched.active import JobState, Status, TaskState
 from rlsched.policies.orders import Key, Order
-from rlsched.state import JobState, State, Status, TaskState
+from rlsched.state import State
 
 Entry = tuple[Key, int, TaskState]  # the number is the task's own: tasks are never compared
 

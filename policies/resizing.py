@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlsched.active import Run, TaskState, run_time
 from rlsched.model import Preemption
 from rlsched.policies.claims import Gang
 from rlsched.policies.outlook import part_left
 from rlsched.policies.stopping import Stopping, toll
-from rlsched.state import Run, State, TaskState, run_time
+from rlsched.state import State
 
 
 def grow(stopping: Stopping) -> Sequence[Preemption]:

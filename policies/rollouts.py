@@ -1,4 +1,4 @@
-"""Playing whole episodes with a network: in batches, in several processes, reproducibly.
+"""Playing whole episodes with a network: in batches, in several processes, reproducibly; and what it is compared with.
 
 A group is one arrival sequence, played several times. Its result depends on the network, the workload and the seed
 alone, not on how many processes play how many groups.
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from rlsched.envs.scheduling import Observation, SchedulingEnv
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
+from rlsched.policies.registry import load_policy
 from rlsched.scenario import Scenario
+from rlsched.scheduler import Scheduler
 from rlsched.workers import available_cores, submit_all, worker_pool
 
 Floats = NDArray[np.float64]
@@ -127,7 +129,7 @@ def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Players:
-    """Processes that play groups of episodes of one scenario.
+    """Processes that play workloads of one scenario.
 
     Args:
         scenario: what is played.
@@ -170,6 +172,13 @@ class Players:
         futures = submit_all(self._pool, _play, calls)
         return [future.result() for future in futures]
 
+    def scores(self, calls: Sequence[tuple[str, int]]) -> list[float]:
+        """The objective's value, seconds or a ratio, of each policy, by name, on the workload beside it."""
+        if self._pool is None:
+            assert self._player is not None
+            return [self._player.score(policy, workload) for policy, workload in calls]
+        return [future.result() for future in submit_all(self._pool, _score, calls)]
+
 
 class _Player:
     """Environments that are used again from group to group."""
@@ -182,6 +191,10 @@ class _Player:
         while len(self.environments) < len(group):
             self.environments.append(SchedulingEnv(self.scenario, graph=self.config.graph_layers > 0))
         return play(network, self.environments[: len(group)], group, seed)
+
+    def score(self, policy: str, workload: int) -> float:
+        schedule = Scheduler(self.scenario.simulator(workload)).run(load_policy(policy))
+        return schedule.metrics()[self.scenario.episode(workload).objective]
 
 
 _player: _Player  # of a worker process
@@ -197,3 +210,7 @@ def _play(weights: dict[str, NDArray[Any]], group: Sequence[int], seed: int | No
     network = SchedulingNetwork(_player.config)
     network.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
     return _player.play(network, group, seed)
+
+
+def _score(policy: str, workload: int) -> float:
+    return _player.score(policy, workload)

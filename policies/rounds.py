@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from rlsched.active import Run, Status, TaskState
 from rlsched.model import Allocation, Member, Mode, Preemption, Share, WakeUp
 from rlsched.policies.timeshares import Claim, Objective, Program, Way
 from rlsched.policies.ways import Ways, capacity, something_is_free
 from rlsched.pool import Pool
 from rlsched.scheduler import Decision
-from rlsched.state import Run, State, Status, TaskState
+from rlsched.state import State
 
 _FRESH = -1  # stands for the members of a task that have never run
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from rlsched.active import Run, TaskState
 from rlsched.model import Preemption
 from rlsched.policies.claims import Claim, Claims, Gang
 from rlsched.policies.orders import Key, KeyOfRun, Order
 from rlsched.policies.outlook import when_fits
 from rlsched.policies.placement import Placement
 from rlsched.pool import Pool
-from rlsched.state import Run, State, TaskState
+from rlsched.state import State
 
 Choose = Callable[[TaskState, Pool], Gang | None]
 """Answers a task and what is free with the gang that the task would start with."""

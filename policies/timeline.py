@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 
+from rlsched.active import Run
 from rlsched.policies.timeshares import Resource
 from rlsched.policies.ways import capacity, takes
-from rlsched.state import Run, State
+from rlsched.state import State
 
 _LATE = 0.1  # a run that has outlived its estimate is expected to take so much more of what it has taken
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rlsched.active import TaskState
 from rlsched.policies.ladders import PerTask
 from rlsched.policies.orders import Key, order
 from rlsched.policies.outlook import WholeState
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 
 @order("graphene")

@@ -6,11 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from rlsched.active import Run, TaskState
 from rlsched.model import Mode
 from rlsched.policies.counts import Menu
 from rlsched.policies.ladders import Ladder, Rung
 from rlsched.policies.timeshares import Resource, Way
-from rlsched.state import Run, State, TaskState
+from rlsched.state import State
 
 Capacity = Mapping[Resource, float]
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlsched.active import Run
 from rlsched.collection import collecting_seldom
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Preemption, WakeUp
 from rlsched.schedule import JobRecord, Outcome, Schedule, TaskRun
-from rlsched.state import Run, State
+from rlsched.state import State
 
 Decision = Allocation | Preemption | WakeUp
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import simpy
 
+from rlsched.active import run_time
 from rlsched.contention import Contention
 from rlsched.model import Allocation, Cluster, Job, Member, Share
 from rlsched.scheduler import (
@@ -26,7 +27,6 @@ from rlsched.scheduler import (
     Preempted,
     WokeUp,
 )
-from rlsched.state import run_time
 
 HOUR = 3600.0
 

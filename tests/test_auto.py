@@ -11,6 +11,7 @@ import pytest
 from builders import gpus, job, task
 from typer.testing import CliRunner
 
+from rlsched.active import TaskState
 from rlsched.cli.app import app
 from rlsched.experiments.benchmark import benchmark
 from rlsched.model import Cluster, Job
@@ -22,7 +23,7 @@ from rlsched.scenario import Scenario, load_scenario
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Policy, Scheduler
 from rlsched.simulator import Simulator
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 TINY = load_scenario("tiny")
 CLUSTER = gpus(1)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from witness import Witness
 
+from rlsched.active import TaskState
 from rlsched.model import Cluster, Job, Mode, Node, Task
 from rlsched.policies.counts import COUNTS
 from rlsched.policies.greedy import BLOCKING, GreedyPolicy
@@ -19,7 +20,7 @@ from rlsched.policies.placement import GPU_TYPES, PLACEMENTS
 from rlsched.policies.registry import load_policy
 from rlsched.scheduler import Decision, Policy, Scheduler
 from rlsched.simulator import Simulator, Uncertainty
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 TWO_TYPES = Cluster((Node("n0", gpus=1, gpu_type="fast"), Node("n1", gpus=1, gpu_type="slow")))
 

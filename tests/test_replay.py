@@ -18,7 +18,6 @@ from test_cli import rlsched
 from rlsched.executor.recording import job_as_record, job_of_record
 from rlsched.executor.replay import replay
 from rlsched.executor.rundir import RunDirectory
-from rlsched.experiments.fidelity import Measured, summarise
 from rlsched.model import Cause, Job, Mode, Task
 from rlsched.policies.registry import load_policy
 
@@ -158,31 +157,6 @@ def test_a_job_in_a_journal_is_the_job(content: list[Task], deadline: float | No
     chain = [content[0], *(replace(t, needs=(content[0].name,)) for t in content[1:])]
     job = Job("j", tuple(chain), release=1.5, weight=2.0, deadline=deadline)
     assert job_of_record(json.loads(json.dumps(job_as_record(job)))) == job
-
-
-def test_fidelity_is_summed_up_by_errors_and_by_order() -> None:
-    """Three policies on each of two workflows; on the second, the simulator cannot tell two of them apart."""
-
-    def run(workflow: str, policy: str, ahead: float, measured: float) -> Measured:
-        error = ahead / measured - 1
-        return Measured(workflow, policy, 3, ahead, ahead, measured, error, error / 10, 0.1)
-
-    summary = summarise(
-        [
-            run("a", "x", 100, 102),
-            run("a", "y", 110, 109),
-            run("a", "z", 120, 130),
-            run("b", "x", 50, 50),
-            run("b", "y", 51, 49),
-            run("b", "z", 60, 59),
-        ]
-    )
-    assert summary["runs"] == 6
-    assert summary["worst_error"] == pytest.approx(10 / 130)
-    assert summary["median_error"] == pytest.approx((2 / 102 + 1 / 59) / 2)
-    assert summary["tau"] == {"a": pytest.approx(1), "b": pytest.approx(1 / 3)}
-    assert (summary["pairs_apart"], summary["pairs_in_order"]) == (5, 5)
-    assert summary["mean_tau"] == pytest.approx(2 / 3)
 
 
 def test_the_same_run_is_predicted_before_and_after(execute: Execute) -> None:

@@ -11,10 +11,11 @@ from builders import Story, at, clusters, erratic, first_fit, gpus, job, jobs, l
 from conftest import Play
 from hypothesis import given, settings
 
+from rlsched.active import Status, TaskState
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Share, Task, WakeUp
 from rlsched.scheduler import Decision, Event, Failed, Finished, Policy, Scheduler, StallError, WokeUp
 from rlsched.simulator import Simulator, Uncertainty
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 
 def arrived(*jobs: Job, cluster: Cluster) -> Scheduler:

@@ -23,6 +23,7 @@ from rlsched.policies.critic import GroupCritic, differences
 from rlsched.policies.learned import LearnedPolicy
 from rlsched.policies.linear import LinearPolicy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
+from rlsched.policies.registry import load_policy
 from rlsched.policies.rollouts import Episode, Players, play
 from rlsched.policies.tuned import TunedBaseline, TunedFileError, write_tuned
 from rlsched.scenario import load_scenario
@@ -69,14 +70,13 @@ def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
     assert [(e.decisions, e.objective) for e in resumed] == [(e.decisions, e.objective) for e in undisturbed]
 
 
-def test_a_network_may_begin_as_a_linear_policy(tmp_path: Path) -> None:
+def test_a_network_may_begin_as_a_linear_policy() -> None:
     """Its linear part takes the weights over, sharp enough that sampling seldom departs from them."""
-    file, scenario = tmp_path / "linear.yaml", load_scenario("tiny")
+    scenario = load_scenario("tiny")
     weights = {"job.rank": -1.0, "mode.efficiency": 0.5, "is_wait": -0.2, "wait.jobs": 0.1}
-    write_tuned(file, TunedBaseline(policy="linear", weights=weights))
     network = SchedulingNetwork(NetworkConfig())
     torch.nn.init.zeros_(network.score.weight)
-    start_from_linear(network, weights, scenario, str(file), [0])
+    start_from_linear(network, weights, scenario, [0])
     for seed in range(3):
         played = [Scheduler(scenario.simulator(seed)).run(p) for p in (LearnedPolicy(network), LinearPolicy(weights))]
         assert played[0].runs == played[1].runs
@@ -181,12 +181,15 @@ def test_rollouts_of_a_group_play_the_same_arrivals_differently() -> None:
 
 
 def test_the_number_of_processes_does_not_change_a_rollout() -> None:
-    """One process or two: equal actions, rewards and times."""
+    """One process or two: equal actions, rewards and times, and equal scores of what the policy is compared with."""
     scenario, config = load_scenario("tiny"), NetworkConfig()
     network = SchedulingNetwork(config)
     results = []
     for processes in (1, 2):
         with Players(scenario, config, processes) as players:
             groups = players.play(network, [[1, 1], [2, 2], [3]], [10, 20, 30])
-            results.append([(e.actions, e.rewards, e.times) for group in groups for e in group])
+            played = [(e.actions, e.rewards, e.times) for group in groups for e in group]
+            results.append((played, players.scores([("sjf", 1), ("fifo", 1), ("fifo", 2)])))
     assert results[0] == results[1]
+    alone = Scheduler(scenario.simulator(2)).run(load_policy("fifo"))
+    assert results[0][1][2] == alone.metrics()[scenario.objective]

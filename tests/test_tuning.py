@@ -11,6 +11,7 @@ import optuna
 import pytest
 from typer.testing import CliRunner
 
+from rlsched.active import TaskState
 from rlsched.cli.app import app
 from rlsched.experiments.arena import Standing, TuningError
 from rlsched.experiments.cells import BenchmarkError
@@ -24,7 +25,7 @@ from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario, load_scenario
 from rlsched.scheduler import Scheduler
 from rlsched.simulator import Simulator
-from rlsched.state import State, TaskState
+from rlsched.state import State
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tuning.md").read_text(encoding="utf-8")
 TINY = load_scenario("tiny")

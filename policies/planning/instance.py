@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, get_args
 
+from rlsched.active import JobState, Run, Status, TaskState
 from rlsched.model import Allocation, Cluster, Job, Member, Share, Task
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Arrived, Event, Policy, Scheduler
 from rlsched.simulator import Simulator
-from rlsched.state import JobState, Run, State, Status, TaskState
+from rlsched.state import State
 
 Objective = Literal["mean_jct", "makespan", "weighted_tardiness"]
 OVERDUE = 1e-3  # part of its duration that a run is expected to go on when it should have ended by now

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from rlsched.active import Status, TaskState
 from rlsched.model import Allocation, Mode
 from rlsched.policies.planning.instance import Instance, what_is_left
 from rlsched.schedule import Schedule
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 
 class Start(NamedTuple):

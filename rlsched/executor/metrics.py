@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rlsched.active import Status, TaskState
 from rlsched.executor.devices import Machine
 from rlsched.executor.guard import Reason
 from rlsched.executor.monitor import Sample
@@ -19,7 +20,7 @@ from rlsched.executor.nvml import GIB
 from rlsched.model import Allocation, Member, Preemption
 from rlsched.schedule import Outcome
 from rlsched.scheduler import Decision, DevicesLost, Event, Failed, Finished, NodeLost, Observer, Preempted, Scheduler
-from rlsched.state import State, Status, TaskState
+from rlsched.state import State
 
 _LOOPBACK = "127.0.0.1"
 _BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800, 28800, 86400, 259200)  # seconds

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlsched.active import Status
 from rlsched.executor.devices import Machine
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import Record, fold
@@ -20,7 +21,7 @@ from rlsched.model import Allocation, Cause, Cluster, Job, Member
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Decision, Failed, Finished, Policy, Scheduler
 from rlsched.simulator import HostCosts, Simulator
-from rlsched.state import State, Status
+from rlsched.state import State
 
 
 @dataclass(frozen=True, slots=True)

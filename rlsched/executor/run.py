@@ -105,13 +105,12 @@ def run_workflow(
         StallError: the policy waits for something that cannot happen.
     """
     check_sources(workflow)
-    here = Here(slots, lost) if connect is None else None
-    if here is not None:
-        check_feasible(workflow, here.machine.cluster)
+    connect = connect or _here(workflow, slots, lost)
     directory = RunDirectory(run_dir or default_run_dir(workflow))
     try:
-        with closing(here or _connected(connect, directory, workflow)) as site:
+        with closing(connect(directory, workflow.folder)) as site:
             machine = site.machine
+            check_feasible(workflow, machine.cluster)
             known = recall(workflow) if history else NOTHING
             # memory that was not counted when a task started must not keep it from being adopted
             undisturbed = not directory.history.open_attempts()
@@ -139,15 +138,11 @@ def run_workflow(
         directory.close()
 
 
-def _connected(connect: Connect | None, directory: RunDirectory, workflow: Workflow) -> Site:
-    assert connect is not None
-    site = connect(directory, workflow.folder)
-    try:
-        check_feasible(workflow, site.machine.cluster)
-    except ValueError:
-        site.close()
-        raise
-    return site
+def _here(workflow: Workflow, slots: int | None, lost: Collection[str]) -> Connect:
+    """This machine, which is there to be asked before a directory is."""
+    here = Here(slots, lost)
+    check_feasible(workflow, here.machine.cluster)
+    return lambda directory, folder: here
 
 
 def _run(
