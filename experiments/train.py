@@ -27,6 +27,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from rlsched.experiments.first_stops import begin_to_stop
 from rlsched.experiments.linear_start import start_from_linear
 from rlsched.manifest import manifest
 from rlsched.policies.learned import LearnedPolicy, load_learned, save_policy
@@ -37,7 +38,6 @@ from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario
 
 _LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
-_RARE = -20.0  # what a trained network that knew no stops gives one to begin with
 REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
 
 
@@ -174,8 +174,8 @@ def _read_start(start: str) -> Start | None:
 def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario) -> None:
     if isinstance(started, LearnedPolicy):
         network.load_state_dict(started.network.state_dict())
-        if not started.encoder.preemption:
-            network.make_stops_rare(_RARE)
+        if scenario.preemption and not started.encoder.preemption:
+            begin_to_stop(network, scenario, scenario.seeds.train)
     else:
         lessons = scenario.seed_range("train", _LESSONS)
         start_from_linear(network, started, scenario.episode(lessons[0]), lessons)

@@ -97,11 +97,7 @@ class SchedulingNetwork(nn.Module):
         self.make_stops_rare()
 
     def make_stops_rare(self, score: float = -4.0) -> None:
-        """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done.
-
-        Args:
-            score: of stopping; the scores of a trained network differ by tens.
-        """
+        """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done."""
         with torch.no_grad():
             self.skip.weight[0, _IS_STOP] = score
 

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 from rlsched.envs.encoding import CRITIC_FEATURES
 from rlsched.envs.scheduling import SchedulingEnv
+from rlsched.experiments.first_stops import begin_to_stop
 from rlsched.experiments.linear_start import sharpness, start_from_linear
 from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
 from rlsched.policies.critic import GroupCritic, differences
 from rlsched.policies.learned import LearnedPolicy
-from rlsched.policies.linear import LinearPolicy
+from rlsched.policies.linear import CANDIDATE_COLUMNS, LinearPolicy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.registry import load_policy
 from rlsched.policies.rollouts import Episode, Players, play
@@ -193,3 +194,23 @@ def test_the_number_of_processes_does_not_change_a_rollout() -> None:
     assert results[0] == results[1]
     alone = Scheduler(scenario.simulator(2)).run(load_policy("fifo"))
     assert results[0][1][2] == alone.metrics()[scenario.objective]
+
+
+def test_a_policy_that_knew_no_stops_begins_to_try_them_now_and_then(tmp_path: Path) -> None:
+    """However far apart its scores are, about one sampled decision in fifty stops something, where that is possible."""
+    text = (Path("experiments") / "scenarios" / "preemptive16.yaml").read_text()
+    file = tmp_path / "small.yaml"
+    file.write_text(text.replace("jobs: 100", "jobs: 12"))
+    scenario = load_scenario(str(file))
+    network = SchedulingNetwork(NetworkConfig())
+    with torch.no_grad():
+        network.skip.weight.normal_(std=10, generator=torch.Generator().manual_seed(1))
+    begin_to_stop(network, scenario, 0)
+    environments = [SchedulingEnv(scenario, graph=False) for _ in range(8)]
+    stops = possible = 0
+    for episode in play(network, environments, [0] * 8, seed=1):
+        for observation, action in zip(episode.observations, episode.actions, strict=True):
+            is_stop = observation["candidates"][:, CANDIDATE_COLUMNS.index("is_stop")]
+            possible += bool(is_stop.any())
+            stops += bool(is_stop[action])
+    assert 0.002 < stops / possible < 0.1
