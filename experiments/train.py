@@ -231,6 +231,7 @@ class _Recorder(BaseCallback):
     def restore(self, model: GroupPPO, checkpoint: dict[str, Any]) -> None:
         model.policy.load_state_dict(checkpoint["policy"])
         model.policy.optimizer.load_state_dict(checkpoint["optimizer"])
+        model.average.load_state_dict(checkpoint["average"])
         model.critic.load_state_dict(checkpoint["critic"])
         model.iteration, model.num_timesteps = checkpoint["iteration"], checkpoint["num_timesteps"]
         self.curve = [Evaluation(*row) for row in checkpoint["curve"]]
@@ -267,7 +268,7 @@ class _Recorder(BaseCallback):
         groups = [self.seeds[i : i + 8] for i in range(0, len(self.seeds), 8)]
         # The untrained network's best action means nothing (it may wait for ever): it samples, at random in effect.
         sampling = [i if model.iteration == 0 else None for i in range(len(groups))]
-        played = model.players.play(model.network, groups, sampling)
+        played = model.players.play(model.averaged, groups, sampling)
         scores = [episode.score for group in played for episode in group]
         objective = self.reference * float(np.mean(np.array(scores) / self.scales))
         result = Evaluation(model.num_timesteps, objective, self.reference, self._seconds())
@@ -300,13 +301,14 @@ class _Recorder(BaseCallback):
             "curve": [{"decisions": e.decisions, "ratio": round(e.ratio, 4)} for e in self.curve],
             "manifest": manifest(seeds=[self.config.seed]),
         }
-        save_policy(self.out / "policy", self._group_ppo().network, card)
+        save_policy(self.out / "policy", self._group_ppo().averaged, card)
 
     def _checkpoint(self, model: GroupPPO) -> None:
         content = {
             "identity": json.dumps(self.identity),
             "policy": model.policy.state_dict(),
             "optimizer": model.policy.optimizer.state_dict(),
+            "average": model.average.state_dict(),
             "critic": model.critic.state_dict(),
             "iteration": model.iteration,
             "num_timesteps": model.num_timesteps,

@@ -1,6 +1,6 @@
 """PPO for scheduling: MaskablePPO with whole-episode group rollouts and advantages in simulated time.
 
-What differs from sb3-contrib's MaskablePPO (whose `train`, the PPO update itself, is untouched):
+What differs from sb3-contrib's MaskablePPO (whose update itself is untouched):
 
 - A rollout is a set of whole episodes: `sequences` arrival sequences, each played `rollouts` times. The other
   rollouts of the same sequence are an input-dependent baseline (Mao et al., Variance Reduction for Reinforcement
@@ -8,6 +8,8 @@ What differs from sb3-contrib's MaskablePPO (whose `train`, the PPO update itsel
 - The critic is fitted to differences within groups (`rlsched.policies.critic`), before and not by the update.
 - Decisions are not equally long: discount and GAE's lambda (Schulman et al., ICLR 2016) decay with simulated time,
   gamma = exp(-dt / horizon), lambda = exp(-dt / trace).
+- What comes out is not the last iteration's weights but a moving average of the iterations' (Polyak & Juditsky, SIAM
+  Journal on Control and Optimization 30(4), 1992): near the optimum an update moves them by noise more than by gain.
 - Decisions after the last arrival are dropped, the value there is bootstrapped: a real queue does not drain.
 """
 
@@ -24,6 +26,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rlsched.envs.encoding import MAX_CANDIDATES
 from rlsched.envs.scheduling import SchedulingEnv
@@ -31,6 +34,8 @@ from rlsched.policies.critic import GroupCritic, differences
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.rollouts import Episode, Floats, Players
 from rlsched.scenario import Scenario
+
+_MEMORY = 0.85  # what the average of the weights keeps from iteration to iteration
 
 
 class _Unchanged(BaseFeaturesExtractor):
@@ -145,12 +150,24 @@ class GroupPPO(MaskablePPO):
             device=device,
             **kwargs,
         )
+        self.average: Any = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(_MEMORY))  # type: ignore[no-untyped-call]
 
     @property
     def network(self) -> SchedulingNetwork:
         """The network being trained."""
         assert isinstance(self.policy, CandidatePolicy)
         return self.policy.network
+
+    @property
+    def averaged(self) -> SchedulingNetwork:
+        """The network with the average of the weights after each iteration, the latest counting most."""
+        network: SchedulingNetwork = self.average.module if self.average.n_averaged else self.network
+        return network
+
+    def train(self) -> None:
+        """The update, by sb3-contrib; the average follows."""
+        super().train()
+        self.average.update_parameters(self.network)
 
     def collect_rollouts(
         self,
