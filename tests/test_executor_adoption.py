@@ -292,7 +292,7 @@ def test_a_stopped_driver_keeps_its_run_and_goes_on(
     appears(tmp_path / "pid")
     driver.send_signal(signal.SIGSTOP)
     permit(tmp_path)
-    until(lambda: is_gone(tmp_path / "launcher"))
+    until(lambda: is_gone(tmp_path / "pid"))
     with pytest.raises(ValueError, match=r"runs/flow is in use by another run"):
         execute(tasks)
     assert effects(tmp_path) == ONCE

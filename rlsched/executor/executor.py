@@ -56,7 +56,7 @@ class Executor:
         machine: the devices.
         directory: keeps the records of `works`; None: there are none.
         works: what to run; each arrives at its job's release, seconds after the start. More may be submitted later.
-        grace: seconds that a task has from when it is asked to stop, unless it has its own; see `launcher.Supervisor`.
+        grace: seconds that a task has from when it is asked to stop, unless it has its own; see `Supervisor`.
         adopted: units of `works` that run already, by name.
         log: where the processes that start tasks write; None: in `directory`.
         monitor: is told what runs; closed by whoever has made it.
@@ -201,8 +201,8 @@ class Executor:
         stopping = Stopping(unit.request, self._grace_of(unit), self._grace)
         launch = launch_of(work, unit, directory, attempt, folder, held, record, stopping)
         try:
-            for path in (folder, *(output.parent for output in unit.outputs)):
-                path.mkdir(parents=True, exist_ok=True)
+            for output in unit.outputs:
+                output.parent.mkdir(parents=True, exist_ok=True)
             process = self._launchers.start(launch, unit, work.inherited, allocation.shares)
         except OSError as error:
             ending = Ending.INTERRUPTED if isinstance(error, NotStartedError) else Ending.FAILED

@@ -97,8 +97,8 @@ def _fork(command: list[str], environment: dict[str, str]) -> int:
         os.environ.clear()
         os.environ.update(environment)  # before anything can look for devices
         _mark(environment[MARKER])
-        os.close(read)
-        os.close(write)
+        for descriptor in (read, write, *launcher.PRIVATE):
+            os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         if random := sys.modules.get("numpy.random"):
             random.seed()  # or all tasks would draw the same numbers; Python's own generator knows of forks

@@ -15,6 +15,7 @@ import psutil
 from rlsched.executor import launcher
 from rlsched.executor.claim import open_holder, read_claim
 from rlsched.executor.paths import MARKER, AttemptPaths
+from rlsched.executor.supervisor import ADOPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +50,34 @@ class Exit:
 class Process:
     """A running task: a launcher and what it owns. Ready to read (`fileno`) once all of it has ended.
 
+    One that this driver has started is a `starter.Started`.
+
     Attributes:
         paths: of the attempt.
+        signalled: a signal was sent to the launcher by this object.
     """
 
     def __init__(self, paths: AttemptPaths, pidfd: int) -> None:
         self.paths = paths
+        self.signalled = False
         self._pidfd = pidfd
 
     @classmethod
     def find(cls, paths: AttemptPaths) -> Process | None:
-        """A task that an earlier driver has started; None once its launcher has ended.
+        """Adopt a task that another driver has started: its launcher ends with it. None once it has ended.
 
         Raises:
             ValueError: that cannot be told, or the claim is damaged.
         """
-        claim = read_claim(paths.claim)
-        pidfd = None if claim is None else open_holder(paths.claim, claim)
-        return None if pidfd is None else cls(paths, pidfd)
+        if (pidfd := _holder(paths)) is None:
+            return None
+        process = cls(paths, pidfd)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, ADOPTED)
+        if paths.exit.exists():  # its launcher may not have known yet when the task ended
+            process.let_go()
+            return None
+        return process
 
     def fileno(self) -> int:
         return self._pidfd
@@ -77,7 +88,7 @@ class Process:
         return self.paths.preempt.exists()
 
     def stop(self) -> None:
-        """Ask the task to end, and see to it that it does; see `launcher.Supervisor`. To ask again changes nothing."""
+        """Ask the task to end, and see to it that it does; see `Supervisor`. To ask again changes nothing."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -85,6 +96,7 @@ class Process:
         self._send(signal.SIGQUIT)
 
     def _send(self, number: int) -> None:
+        self.signalled = True
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
@@ -98,24 +110,42 @@ class Process:
         os.close(self._pidfd)
 
 
+def _holder(paths: AttemptPaths) -> int | None:
+    """A pidfd of the launcher of an attempt that runs; None once it has ended.
+
+    Raises:
+        ValueError: see `Process.find`.
+    """
+    if paths.exit.exists():  # its launcher may live on, with another task
+        return None
+    claim = read_claim(paths.claim)
+    return None if claim is None else open_holder(paths.claim, claim)
+
+
 def runs(paths: AttemptPaths) -> bool:
-    """True if an attempt's launcher is known to live."""
+    """True if an attempt is known to run."""
     try:
-        process = Process.find(paths)
+        pidfd = _holder(paths)
     except ValueError:
         return False
-    if process is not None:
-        process.let_go()
-    return process is not None
+    if pidfd is not None:
+        os.close(pidfd)
+    return pidfd is not None
 
 
 def collect(paths: AttemptPaths) -> Exit | None:
     """How an attempt ended whose launcher has: None if that was killed. Nothing of the task is left afterwards."""
     try:
-        end = Exit(**json.loads(paths.exit.read_text()))
+        content = paths.exit.read_bytes()
     except FileNotFoundError:
         _sweep(str(paths.progress))
         return None
+    return exit_of(content, paths)
+
+
+def exit_of(content: bytes, paths: AttemptPaths) -> Exit:
+    """How an attempt ended, from what its launcher has to say of it."""
+    end = Exit(**json.loads(content))
     with suppress(OSError, ValueError):  # it is a command, or its function was never called
         return replace(end, began=float(paths.begun.read_text()))
     return end

@@ -5,26 +5,27 @@ from __future__ import annotations
 import errno
 import json
 import os
-import py_compile
+import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlsched.executor import launcher
-from rlsched.executor.claim import forbid
 from rlsched.executor.paths import AttemptPaths
-from rlsched.executor.process import Process, declared
+from rlsched.executor.process import Exit, Process, collect, declared, exit_of
+from rlsched.executor.supervisor import NEVER
+
+_SERVE = "import sys; sys.path.append(sys.argv[1]); from rlsched.executor import launcher; launcher.main()"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """How a task is stopped; see `launcher.Supervisor`.
+    """How a task is stopped; see `supervisor.Supervisor`.
 
     Attributes:
         request: number of the signal that asks it to stop; 0: none, the file alone does.
@@ -64,11 +65,73 @@ class Launch:
 
 
 class NotStartedError(OSError):
-    """The process that starts tasks has died, and the task has not begun, and will not: an attempt is used up."""
+    """What starts tasks has died over it; the task has not begun, and will not: an attempt is used up."""
+
+
+class Launcher(NamedTuple):
+    """The driver's hold on a launcher that it has had forked: a pidfd, and what they talk by."""
+
+    pidfd: int
+    socket: socket.socket
+
+    def hang_up(self) -> None:
+        """Let it end, when it has a task after that; also if others have inherited the socket."""
+        with suppress(OSError):  # it has ended
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """The same, and give back what is needed for that."""
+        self.hang_up()
+        self.socket.close()
+        os.close(self.pidfd)
+
+
+class Started(Process):
+    """A task that this driver has started. Its launcher can have another one when it has ended.
+
+    Args:
+        give_back: takes the launcher then.
+    """
+
+    def __init__(self, paths: AttemptPaths, own: Launcher, give_back: Callable[[Launcher], object]) -> None:
+        super().__init__(paths, own.pidfd)
+        self._launcher = own
+        self._give_back = give_back
+
+    def fileno(self) -> int:
+        return self._launcher.socket.fileno()
+
+    def wait(self) -> Exit | None:
+        """How the task ended, once it has: see `collect`.
+
+        Raises:
+            NotStartedError: its launcher was killed before it began.
+            OSError: it could not be started.
+        """
+        said = b""
+        with suppress(ConnectionError):
+            while not said.endswith(b"\n") and (more := self._launcher.socket.recv(4096)):
+                said += more
+        if not said.endswith(b"\n"):
+            self.let_go()
+            if not self.paths.claim.exists():
+                raise NotStartedError(errno.EPIPE, "its launcher was killed")
+            return collect(self.paths)
+        if self.signalled:  # a signal that came too late for this task must not meet another one
+            self.let_go()
+        else:
+            self._give_back(self._launcher)
+        if said.startswith(b"{"):
+            return exit_of(said, self.paths)
+        number, _, file = said[:-1].partition(b" ")
+        raise OSError(int(number), os.strerror(int(number)), os.fsdecode(file))
+
+    def let_go(self) -> None:
+        self._launcher.close()
 
 
 class Starter:
-    """A process that forks launchers on request. It ends with the driver, they do not.
+    """A process that forks launchers on request, and these. It ends with the driver; they end with their tasks.
 
     Args:
         argv: the process: a program around `launcher.serve`, with a socket at its standard input.
@@ -89,6 +152,7 @@ class Starter:
         log: Path | None = None,
         patience: float | None = None,
     ) -> None:
+        self._idle: list[Launcher] = []
         self._socket, other = socket.socketpair()
         self._socket.settimeout(patience)
         with other, nullcontext() if log is None else log.open("ab") as out:
@@ -102,48 +166,89 @@ class Starter:
         return self._process.returncode is None
 
     def start(self, launch: Launch) -> Process:
-        """Start a task under a launcher.
+        """Start a task under a launcher: one that has nothing to do, or a new one.
 
         Raises:
             NotStartedError: the process has died over it. It is of no use any more.
-            OSError: the log cannot be written, or no process can be started. The task has not begun, and will not.
+            OSError: no process can be started. The task has not begun, and will not.
+        """
+        request = _request(launch)
+        while self._idle:
+            own = self._idle.pop()
+            if _send(own, request):
+                return Started(launch.paths, own, self._take_back)
+        own = self._fork()
+        if not _send(own, request):
+            raise NotStartedError(errno.EPIPE, "its launcher was killed")
+        return Started(launch.paths, own, self._take_back)
+
+    def _fork(self) -> Launcher:
+        """A new launcher.
+
+        Raises:
+            NotStartedError, OSError: see `start`.
         """
         try:
-            self._socket.sendall(_request(launch))
-            answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 1)
+            self._socket.sendall(b"\1")
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 2, socket.MSG_CMSG_CLOEXEC)
         except (ConnectionError, TimeoutError):
             answer = b""
         if not answer:
             self.close()
-            return _find_out(launch.paths)
+            raise NotStartedError(errno.EPIPE, "the process that starts tasks was killed")
         if error := int.from_bytes(answer, "little"):
-            raise OSError(error, os.strerror(error), str(launch.paths.log))
-        return Process(launch.paths, descriptors[0])
+            raise OSError(error, os.strerror(error))
+        return Launcher(descriptors[0], socket.socket(fileno=descriptors[1]))
+
+    def _take_back(self, own: Launcher) -> None:
+        if self.alive:
+            self._idle.append(own)
+        else:
+            own.close()
 
     def close(self) -> None:
-        """End the process; the launchers that it has forked run on."""
+        """End the process, and the launchers that have no task; the others run on."""
         self._socket.close()
         self._process.kill()  # it may be busy, or stopped
         self._process.wait()
+        for own in self._idle:
+            own.hang_up()
+        for own in self._idle:  # at once, so that nobody is told that the folder is busy who unmounts it next
+            poll = select.poll()
+            poll.register(own.pidfd, select.POLLIN)
+            poll.poll(1000)
+            own.close()
+        self._idle.clear()
+
+
+def _send(own: Launcher, request: bytes) -> bool:
+    """Hand a task to a launcher; False if it has been killed, and so will never begin it."""
+    try:
+        own.socket.sendall(request)
+    except ConnectionError:
+        own.close()
+        return False
+    return True
 
 
 def cold_starter() -> Starter:
     """A starter of commands."""
-    return Starter((sys.executable, "-I", "-S", _compiled_launcher()), os.environ)
+    return Starter((sys.executable, "-I", "-S", "-c", _SERVE, str(Path(launcher.__file__).parents[2])), os.environ)
 
 
 def _request(launch: Launch) -> bytes:
-    """As `launcher.serve` wants it.
+    """As `launcher.attend` wants it.
 
     Raises:
         OSError: it cannot be said.
     """
     paths, stopping = launch.paths, launch.stopping
     outputs = declared(launch.outputs, launch.folder)
-    timeout = launcher.NEVER if launch.timeout is None else launch.timeout
+    timeout = NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, paths.claim, paths.exit, paths.preempt, launch.checkpoint, paths.replaced, paths.failed),
-        *(stopping.request, stopping.grace, stopping.last_grace, timeout, json.dumps(launch.record), paths.log),
+        *(launch.folder, paths.claim, json.dumps(launch.record), paths.log),
+        *(paths.exit, paths.preempt, launch.checkpoint, paths.replaced, paths.failed),
+        *(stopping.request, stopping.grace, stopping.last_grace, timeout),
     )
     variables = (f"{name}={value}" for name, value in launch.env.items())
     texts = [*map(str, fields), *outputs, *launch.argv, *variables]
@@ -152,23 +257,3 @@ def _request(launch: Launch) -> bytes:
         raise OSError(errno.EINVAL, "a NUL character in what is to be started")
     counts = (len(content), len(fields), len(outputs), len(launch.argv))
     return b"".join(b"%d\0" % count for count in counts) + content
-
-
-def _find_out(paths: AttemptPaths) -> Process:
-    """The process of an attempt of which it is not known whether it was started: from now on it is, or never will be.
-
-    Raises:
-        NotStartedError: it was not.
-    """
-    if forbid(paths.claim):
-        raise NotStartedError(errno.EPIPE, "the process that starts tasks was killed")
-    return Process.find(paths) or Process(paths, os.eventfd(1, os.EFD_CLOEXEC))  # the second: it has ended already
-
-
-@cache
-def _compiled_launcher() -> str:
-    """The launcher as bytecode, which saves each start a quarter of its time; as source where none can be written."""
-    try:
-        return py_compile.compile(launcher.__file__, doraise=True) or launcher.__file__
-    except (OSError, py_compile.PyCompileError):
-        return launcher.__file__

@@ -21,7 +21,7 @@ from rlsched.executor.backend import Over
 from rlsched.executor.claim import boot_id, pid_space, read_claim
 from rlsched.executor.devices import CPU, Machine, host_name, local_machine
 from rlsched.executor.paths import AttemptPaths
-from rlsched.executor.process import Process, collect
+from rlsched.executor.process import Process
 from rlsched.executor.starter import Launch, NotStartedError
 from rlsched.executor.warm import Starters
 from rlsched.executor.work import Unit
@@ -97,6 +97,7 @@ class Agent:
     async def start(self, launch: Launch, unit: Unit, inherited: Mapping[str, str]) -> tuple[int, str] | Over | None:
         """Start a task; `wait` tells of its end. What went wrong is returned: an error number and text, or `Over`."""
         try:
+            launch.paths.log.touch()  # what its launcher cannot do, it can say only later
             process = self._all_starters().start(launch, unit, inherited)
         except NotStartedError as error:
             return Over(reason=error.strerror or "it was not started")
@@ -163,18 +164,23 @@ class Agent:
         self._followed[paths.claim] = asyncio.create_task(self._end_of(process, paths))
 
     async def _end_of(self, process: Process, paths: AttemptPaths) -> Over:
-        """Wait until a launcher has ended, and for what it has left if it was killed."""
+        """Wait until nothing is left of a task, also if its launcher was killed."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(process.fileno(), ended.set)
         await ended.wait()
         loop.remove_reader(process.fileno())
         del self._processes[paths.claim]
-        process.let_go()
+        try:
+            end = await loop.run_in_executor(None, process.wait)
+        except NotStartedError as error:
+            return Over(reason=error.strerror or "it was not started")
+        except OSError:  # it could not be started
+            end = None
         claim = read_claim(paths.claim)
         if claim is not None and claim.pid is None:
             return Over(reason=NOT_BEGUN)
-        return Over(await loop.run_in_executor(None, collect, paths))
+        return Over(end)
 
     async def _leave_when_deserted(self) -> None:
         while True:
