@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 from rlsched.executor.calibration import Calibration
 from rlsched.executor.observations import Observation
@@ -52,13 +53,14 @@ def estimate(observations: Sequence[Observation], calibration: Calibration) -> E
     """
     setup = calibration.setup_time or 0.0
     alone = [max(calibration.alone(o) - setup * o.cold, calibration.alone(o) / 10) for o in observations]
-    logs = np.log(alone)
-    middle = _middle(logs)
-    deviations = np.abs(logs - middle)
+    seconds, spread = alone[0], None
+    if len(alone) > 1:
+        logs = np.log(alone)
+        seconds, spread = typical(alone), 1.4826 * float(np.median(np.abs(logs - _middle(logs))))
     return Estimate(
-        seconds=math.exp(middle),
-        spread=1.4826 * float(np.median(deviations)) if len(logs) > 1 else None,
-        runs=len(logs),
+        seconds=seconds,
+        spread=spread,
+        runs=len(alone),
         memory=max((o.usage.memory for o in observations if o.usage.memory is not None), default=None),
         gpu_memory=max((o.usage.gpu_memory for o in observations if o.usage.gpu_memory is not None), default=None),
     )
@@ -130,9 +132,9 @@ def write_observed(file: Path, workflow: str, observed: Observed, calibration: C
         }
         for task, runs in sorted(observed.items())
     }
+    content = {"format": _FORMAT, "version": 1, "workflow": workflow, "tasks": tasks}
     with writing(file) as text:
-        json.dump({"format": _FORMAT, "version": 1, "workflow": workflow, "tasks": tasks}, text, indent=1)
-        text.write("\n")
+        text.write(to_json(content, indent=1).decode() + "\n")  # the standard library's takes ten times as long
 
 
 def merged(old: Observed, new: Observed) -> dict[str, list[Observation]]:

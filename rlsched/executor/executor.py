@@ -81,11 +81,8 @@ class Executor:
         self._machine = machine
         self.accepting = False
         self._grace = grace
-        self._coming: list[_Arrival] = []
-        if directory is not None:
-            running = dict(adopted or {})
-            ordered = sorted(works, key=lambda work: work.job.release)
-            self._coming = [_Arrival(work, directory, running) for work in ordered]
+        running, ordered = dict(adopted or {}), sorted(works, key=lambda work: work.job.release)
+        self._coming = [] if directory is None else [_Arrival(work, directory, running) for work in ordered]
         self._arrived: dict[int, _Arrival] = {}
         self._arrivals_so_far = 0
         self._running: dict[Member, Running] = {}
@@ -103,6 +100,7 @@ class Executor:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
+        self._next_progress = PROGRESS_INTERVAL
         self._zero = time.monotonic()
         self._began = time.time()
 
@@ -299,8 +297,7 @@ class Executor:
     def _seconds_to_wait(self, until: float) -> float | None:
         waits = [self._guard.seconds_to_next_look, until - self.now, PROGRESS_INTERVAL if self._running else math.inf]
         waits += [arrival.work.job.release - self.now for arrival in self._coming[:1]]
-        shortest = max(0.0, min(waits))
-        return None if shortest == math.inf else shortest
+        return None if min(waits) == math.inf else max(0.0, min(waits))
 
     def _arrivals(self) -> list[Event]:
         arrivals: list[Event] = []
@@ -333,9 +330,8 @@ class Executor:
                 running.stopping = process.was_asked_to_stop
                 self._guard.hold(devices)
                 self._enter(member, running, adopted=True)
-                age = max(0.0, time.time() - attempt.start)
-                expected = work.job.tasks[index].modes[adopted.mode].duration - age
-                yield Allocation(member, adopted.mode, adopted.shares), self.now + expected
+                left = work.job.tasks[index].modes[adopted.mode].duration - max(0.0, time.time() - attempt.start)
+                yield Allocation(member, adopted.mode, adopted.shares), self.now + left
 
     def _enter(self, member: Member, running: Running, adopted: bool = False) -> None:
         self._running[member] = running
@@ -392,9 +388,12 @@ class Executor:
             self._directory.append("device", at=self.now, device=device, reason=reason)
 
     def _progress(self) -> list[Event]:
-        """New expectations, of tasks that have reported."""
-        left = ((member, running.seconds_left()) for member, running in self._running.items())
-        return [Progressed(member, self.now + seconds) for member, seconds in left if seconds is not None]
+        """New expectations, of tasks that have reported; once a second, however much happens."""
+        if self.now < self._next_progress:
+            return []
+        self._next_progress = self.now + PROGRESS_INTERVAL
+        left = {member: seconds for member, run in self._running.items() if (seconds := run.seconds_left()) is not None}
+        return [Progressed(member, self.now + seconds) for member, seconds in left.items()]
 
     def _grace_of(self, unit: Unit) -> float:
         return self._grace if unit.grace is None else unit.grace

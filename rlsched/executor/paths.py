@@ -13,43 +13,64 @@ _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 @dataclass(frozen=True, slots=True)
 class AttemptPaths:
-    """The files and folders of a unit's attempt.
+    """The files and folders of a unit's attempt. Made when they are asked for: most attempts need few of them.
 
     Attributes:
-        claim: says which process is its launcher; comes into being once, before the command does.
-        exit: how the command ended, as its launcher saw it.
-        progress: where it may report its progress.
-        preempt: appears when it is asked to stop.
-        begun: when a Python task's function was called.
-        log: its output.
-        replaced: its declared outputs as they were before it.
-        failed: its declared outputs as it left them, if it did not succeed.
+        run_dir: the run directory.
+        name: of the attempt, in file names.
     """
 
-    claim: Path
-    exit: Path
-    progress: Path
-    preempt: Path
-    begun: Path
-    log: Path
-    replaced: Path
-    failed: Path
+    run_dir: str
+    name: str
+
+    @property
+    def claim(self) -> Path:
+        """Says which process is its launcher; comes into being once, before the command does."""
+        return Path(self.text("claim.json"))
+
+    @property
+    def exit(self) -> Path:
+        """How the command ended, as its launcher saw it."""
+        return Path(self.text("exit.json"))
+
+    @property
+    def progress(self) -> Path:
+        """Where it may report its progress."""
+        return Path(self.text("progress.json"))
+
+    @property
+    def preempt(self) -> Path:
+        """Appears when it is asked to stop."""
+        return Path(self.text("preempt.json"))
+
+    @property
+    def begun(self) -> Path:
+        """When a Python task's function was called."""
+        return Path(self.text("begun"))
+
+    @property
+    def log(self) -> Path:
+        """Its output."""
+        return Path(f"{self.run_dir}/logs/{self.name}.log")
+
+    @property
+    def replaced(self) -> Path:
+        """Its declared outputs as they were before it."""
+        return Path(f"{self.run_dir}/replaced/{self.name}")
+
+    @property
+    def failed(self) -> Path:
+        """Its declared outputs as it left them, if it did not succeed."""
+        return Path(f"{self.run_dir}/failed/{self.name}")
+
+    def text(self, ending: str) -> str:
+        """The name of a file in `attempts`: a `Path` takes ten times as long to make."""
+        return f"{self.run_dir}/attempts/{self.name}.{ending}"
 
 
 def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> AttemptPaths:
     """The paths of attempt `number` of a unit; of a gang on several nodes, of the part on its node number `part`."""
-    name = f"{file_name(unit)}.{number}" + (f".node{part}" if part else "")
-    stem = f"{run_dir}/attempts/{name}"  # many at a time: joining paths step by step takes twice as long
-    return AttemptPaths(
-        claim=Path(f"{stem}.claim.json"),
-        exit=Path(f"{stem}.exit.json"),
-        progress=Path(f"{stem}.progress.json"),
-        preempt=Path(f"{stem}.preempt.json"),
-        begun=Path(f"{stem}.begun"),
-        log=Path(f"{run_dir}/logs/{name}.log"),
-        replaced=Path(f"{run_dir}/replaced/{name}"),
-        failed=Path(f"{run_dir}/failed/{name}"),
-    )
+    return AttemptPaths(str(run_dir), f"{file_name(unit)}.{number}" + (f".node{part}" if part else ""))
 
 
 def file_name(unit: str) -> str:

@@ -135,7 +135,7 @@ def task_environment(
 ) -> Mapping[str, str]:
     """All environment variables of an attempt; docs/executor.md lists those that it gets from us."""
     paths = directory.attempt(unit.name, attempt)
-    begun = {BEGUN: str(paths.begun)} if unit.is_function else {}
+    begun = {BEGUN: paths.text("begun")} if unit.is_function else {}
     return {
         **work.inherited,
         **unit.env,
@@ -145,8 +145,8 @@ def task_environment(
         "RLSCHED_ATTEMPT": str(attempt),
         "RLSCHED_GPUS": str(len(held.devices)),
         "RLSCHED_DEVICES": ",".join(held.devices),
-        "RLSCHED_PROGRESS_FILE": str(paths.progress),
-        "RLSCHED_PREEMPT_FILE": str(paths.preempt),
+        "RLSCHED_PROGRESS_FILE": paths.text("progress.json"),
+        "RLSCHED_PREEMPT_FILE": paths.text("preempt.json"),
         "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
         **begun,
     }

@@ -246,13 +246,13 @@ def _request(launch: Launch) -> bytes:
     outputs = declared(launch.outputs, launch.folder)
     timeout = NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, paths.claim, json.dumps(launch.record), paths.log),
-        *(paths.exit, paths.preempt, launch.checkpoint, paths.replaced, paths.failed),
+        *(launch.folder, paths.text("claim.json"), json.dumps(launch.record), paths.log, paths.text("exit.json")),
+        *(paths.text("preempt.json"), launch.checkpoint, paths.replaced, paths.failed),
         *(stopping.request, stopping.grace, stopping.last_grace, timeout),
     )
     variables = (f"{name}={value}" for name, value in launch.env.items())
     texts = [*map(str, fields), *outputs, *launch.argv, *variables]
-    content = b"".join(os.fsencode(text) + b"\0" for text in texts)
+    content = os.fsencode("\0".join(texts) + "\0")
     if content.count(b"\0") != len(texts):
         raise OSError(errno.EINVAL, "a NUL character in what is to be started")
     counts = (len(content), len(fields), len(outputs), len(launch.argv))
