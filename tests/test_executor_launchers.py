@@ -36,9 +36,9 @@ def begin(folder: Path) -> Iterator[Begin]:
     starter.close()
 
 
-def launch(folder: Path, name: str, command: str) -> Launch:
-    """The first attempt of a task, which says who its launcher is."""
-    paths = attempt_paths(folder, name, 1)
+def launch(folder: Path, name: str, command: str, attempt: int = 1) -> Launch:
+    """An attempt of a task, which says who its launcher is."""
+    paths = attempt_paths(folder, name, attempt)
     return Launch(
         ["bash", "-c", f"echo $PPID > {name}.launcher; {command}"],
         paths,
@@ -79,6 +79,28 @@ def test_a_launcher_has_the_next_task_when_nothing_is_left_of_the_one_before(beg
     assert end is not None
     assert (spent.code, end.code) == (3, 0)
     assert (spent.cpu or 0.0) > (end.cpu or 0.0)
+
+
+def test_a_folder_for_checkpoints_is_as_new_for_every_task(folder: Path) -> None:
+    """Whatever those before have made of theirs; and of those that stayed empty nothing is left in the end."""
+    starter = cold_starter()
+    look = 'test -z "$(ls -A checkpoints/{0})" && stat -c %a checkpoints/{0} > {0}.mode; '
+    after = {
+        "a": "",
+        "b": "chmod 700 checkpoints/b",
+        "c": "rmdir checkpoints/c",
+        "d": "touch checkpoints/d/kept",
+        "e": "",
+    }
+    for name, command in after.items():
+        assert ended(starter.start(launch(folder, name, look.format(name) + command))) == 0
+        kept = [path.name for path in (folder / "checkpoints").iterdir() if not path.name.startswith(".")]
+        assert kept == (["d"] if name in "de" else [])
+    again = starter.start(launch(folder, "d", "test -e checkpoints/d/kept", 2))
+    assert ended(again) == 0
+    starter.close()
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["d"]
+    assert len({(folder / f"{name}.mode").read_text() for name in after}) == 1
 
 
 def test_tasks_at_the_same_time_have_launchers_of_their_own(begin: Begin, folder: Path) -> None:

@@ -46,6 +46,47 @@ def execute(command: list[str], environment: dict[str, str]) -> int:
     return os.posix_spawnp(command[0], command, environment, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON)
 
 
+class Spare:
+    """The folder for checkpoints of a task that has made none, for the next task.
+
+    To make and remove one for each takes milliseconds where ext4 has no journal: it looks at all inodes that were given
+    back within the last minutes.
+    """
+
+    def __init__(self) -> None:
+        self.path = ""
+        mask = os.umask(0)
+        os.umask(mask)
+        self.mode = 0o040777 & ~mask  # a task may have changed that of its own
+
+    def become(self, folder: str) -> None:
+        """Make a folder, if there is none."""
+        if self.path and self.path.rpartition("/")[0] != folder.rpartition("/")[0]:
+            self.drop()
+        try:
+            os.rename(self.path, folder)  # which leaves one that is not empty as it is
+            self.path = ""
+        except OSError:
+            make_folders(folder)
+
+    def replace(self, folder: str) -> None:
+        """Take a folder away, if it is empty."""
+        place = f"{folder.rpartition('/')[0]}/.{os.getpid()}"
+        try:
+            if not (self.path or os.listdir(folder)) and os.lstat(folder).st_mode == self.mode:
+                os.rename(folder, place)
+                self.path = place
+                return
+        except OSError:
+            return
+        remove_if_empty(folder)
+
+    def drop(self) -> None:
+        """Remove it."""
+        remove_if_empty(self.path)
+        self.path = ""
+
+
 def serve(start: Callable[[list[str], dict[str, str]], int] = execute) -> None:
     """Fork a launcher for each byte that the driver sends, until the driver is gone.
 
@@ -74,7 +115,9 @@ def serve(start: Callable[[list[str], dict[str, str]], int] = execute) -> None:
             os.close(nothing)
             _ctypes.call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
             PRIVATE.extend((ours.fileno(), alive))
-            attend(ours, alive, start)
+            spare = Spare()
+            attend(ours, alive, start, spare)
+            spare.drop()
             os._exit(0)
         pidfd = os.pidfd_open(pid)  # of a process that has not been reaped, and so is the right one
         descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (pidfd, theirs.fileno()))
@@ -86,7 +129,7 @@ def serve(start: Callable[[list[str], dict[str, str]], int] = execute) -> None:
             pass
 
 
-def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[str, str]], int]) -> None:
+def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[str, str]], int], spare: Spare) -> None:
     """Be a launcher: run one task after the other, as long as there is a driver.
 
     A request is its length and the number of each kind of text in it (fields; outputs; words of the command;
@@ -105,7 +148,8 @@ def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[s
         ready = dict(await_request.poll())
         if alive in ready or not (request := receive(driver)):
             return
-        (folder, claim, record, log, *fields), outputs, command, variables = request
+        (folder, checkpoint, claim, record, log, *fields), outputs, command, variables = request
+        lock = None
         try:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(file, 1)
@@ -113,12 +157,14 @@ def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[s
             os.close(file)
             os.chdir(folder)
             lock = take(claim, me, record)
+            if lock is None:
+                return
+            spare.become(checkpoint)
         except OSError as error:
             answer = f"{error.errno or 1} {error.filename}\n".encode("utf-8", "surrogateescape")
         else:
-            if lock is None:
-                return
-            answer = launch(folder, fields, outputs, command, variables, start)
+            answer = launch(folder, checkpoint, fields, outputs, command, variables, start, spare)
+        if lock is not None:
             os.close(lock)
         try:
             driver.sendall(answer)
@@ -147,16 +193,17 @@ def receive(driver: socket.socket) -> tuple[list[str], list[str], list[str], lis
 
 def launch(
     folder: str,
+    checkpoint: str,
     fields: list[str],
     outputs: list[str],
     command: list[str],
     variables: list[str],
     start: Callable[[list[str], dict[str, str]], int],
+    spare: Spare,
 ) -> bytes:
     """Run a task that has been claimed; returns what is in its exit file."""
-    exit_file, preempt_file, checkpoint, replaced, failed, *numbers = fields
+    exit_file, preempt_file, replaced, failed, *numbers = fields
     request, grace, last_grace, timeout = map(float, numbers)
-    make_folders(checkpoint)
     move_aside(outputs, folder, replaced, "what was there before")
     oom_kills = count_oom_kills()
     spent = sum(os.times()[2:4])
@@ -176,7 +223,7 @@ def launch(
     end["cpu"] = sum(os.times()[2:4]) - spent  # of all that was reaped, and so of all that came of the command
     if end["code"] or end["timed_out"] or end["missing"] is not None:
         move_aside(outputs, folder, failed, "what the failed attempt wrote")
-    remove_if_empty(checkpoint)
+    spare.replace(checkpoint)
     content = encoded(end)
     leave(exit_file, content)
     return content

@@ -246,8 +246,8 @@ def _request(launch: Launch) -> bytes:
     outputs = declared(launch.outputs, launch.folder)
     timeout = NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, paths.text("claim.json"), json.dumps(launch.record), paths.log, paths.text("exit.json")),
-        *(paths.text("preempt.json"), launch.checkpoint, paths.replaced, paths.failed),
+        *(launch.folder, launch.checkpoint, paths.text("claim.json"), json.dumps(launch.record), paths.log),
+        *(paths.text("exit.json"), paths.text("preempt.json"), paths.replaced, paths.failed),
         *(stopping.request, stopping.grace, stopping.last_grace, timeout),
     )
     variables = (f"{name}={value}" for name, value in launch.env.items())
