@@ -223,7 +223,7 @@ def test_tasks_start_all_the_same_when_the_process_they_are_forked_from_was_kill
 def test_a_task_starts_cold_when_the_process_it_would_be_forked_from_hangs(
     execute: Execute, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attempt is used up, but none of its retries, and the claim keeps the hanging one from ever starting it."""
+    """An attempt is used up, but none of its retries; the hanging one has not been told what to start."""
     monkeypatch.setattr(warm, "_PATIENCE", 0.3)
     text = tasks("draw", "leave", draw="stop", leave="draw, args: {code: 0}")
     found = units(execute(text + 'stop: {run: "kill -STOP $(cat imported)", needs: gate}\n'))
