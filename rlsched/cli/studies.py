@@ -36,6 +36,9 @@ def train(
     trace: Annotated[
         float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
     ] = 4.0,
+    horizon: Annotated[
+        float, typer.Option("--horizon", min=0.1, help="How far ahead costs count, in mean critical paths.")
+    ] = 16.0,
     learning_rate: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--learning-rate", min=0, help="Of Adam to begin with; it falls to a tenth. Default: 0.003."),
@@ -57,7 +60,7 @@ def train(
 
       rlsched train my-cluster.yaml -o runs/mine --steps 2000000 --seed 1
 
-      rlsched train het16 -o runs/het16-longer --from runs/het16 --trace 48 --learning-rate 0.001
+      rlsched train het16 -o runs/het16-longer --from runs/het16 --horizon 32 --trace 16
 
       rlsched simulate het16 --policy runs/het16/policy.safetensors
     """
@@ -67,6 +70,7 @@ def train(
         "start": start,
         "steps": steps,
         "trace": trace,
+        "horizon": horizon,
         "learning_rate": learning_rate,
         "sequences": sequences,
         "seed": seed,
