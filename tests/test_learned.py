@@ -14,7 +14,7 @@ import torch
 from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.model import Cluster, Node
 from rlsched.policies.genetic import improve
-from rlsched.policies.learned import LearnedPolicy, PolicyFileError, load_learned, save_policy
+from rlsched.policies.learned import FORMAT, LearnedPolicy, PolicyFileError, load_learned, save_policy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.planning.budget import Budget
 from rlsched.policies.planning.instance import all_known
@@ -122,7 +122,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PolicyFileError, match="not a policy card"):
         load_learned(path)
     card.write_text(json.dumps({**json.loads(content), "format": 99}))
-    with pytest.raises(PolicyFileError, match="format: expected 4, found 99"):
+    with pytest.raises(PolicyFileError, match=f"format: expected {FORMAT}, found 99"):
         load_learned(path)
     wrong = json.loads(content)
     wrong["network"]["hidden"] = 8
