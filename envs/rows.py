@@ -71,6 +71,7 @@ COLUMNS = (
     ("is_wait", ""),
 )
 CANDIDATE_FEATURES = len(COLUMNS)
+IS_STOP = [name for name, _ in COLUMNS].index("is_stop")
 
 _SECONDS = np.array([scale == "seconds" for _, scale in COLUMNS])
 _LOGGED = np.array([scale != "" for _, scale in COLUMNS])

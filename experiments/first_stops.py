@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rlsched.envs.rows import COLUMNS
+from rlsched.envs.rows import IS_STOP
 from rlsched.envs.scheduling import SchedulingEnv
 from rlsched.policies.network import SchedulingNetwork
 from rlsched.policies.rollouts import play
 from rlsched.scenario import Scenario
 
 OFTEN = 0.02  # stops among sampled decisions that might be one: enough to learn from, too few to ruin what is known
-_IS_STOP = [name for name, _ in COLUMNS].index("is_stop")
 _FAR = 1e4  # beyond any difference of scores
 
 
@@ -27,7 +26,7 @@ def begin_to_stop(network: SchedulingNetwork, scenario: Scenario, workload: int)
     (episode,) = play(network, [SchedulingEnv(scenario, graph=network.graph is not None)], [workload], seed=0)
     network.make_stops_rare(0.0)
     seen = {key: torch.as_tensor(np.stack([o[key] for o in episode.observations])) for key in episode.observations[0]}
-    stops = seen["candidates"][..., _IS_STOP] > 0
+    stops = seen["candidates"][..., IS_STOP] > 0
     with torch.inference_mode():
         scores = network.actor(seen).masked_fill(~torch.as_tensor(np.stack(episode.masks)), -torch.inf)
     possible = stops.any(dim=1)

@@ -37,10 +37,11 @@ class GroupCritic:
 
     def values(self, episode: Episode) -> Floats:
         """Of the states of the kept decisions and of the one after, (kept + 1,); 0 where the episode is over."""
-        weights = self._weights.get(episode.scenario, np.zeros(CRITIC_FEATURES))
+        return self._values(episode, _features(episode))
+
+    def _values(self, episode: Episode, features: Floats) -> Floats:
         values = np.zeros(episode.kept + 1)
-        features = _features(episode)
-        values[: len(features)] = features @ weights
+        values[: len(features)] = features @ self._weights.get(episode.scenario, np.zeros(CRITIC_FEATURES))
         return values
 
     def learn(self, groups: Sequence[Sequence[Episode]]) -> float:
@@ -50,9 +51,10 @@ class GroupCritic:
         for group in groups:
             columns = []
             for episode in group:
-                values = self.values(episode)
+                features = _features(episode)
+                values = self._values(episode, features)
                 returns = episode.advantages(np.append(np.zeros(episode.kept), values[-1]), self._horizon, np.inf)
-                parts = (_features(episode)[: episode.kept], returns, values[:-1])
+                parts = (features[: episode.kept], returns, values[:-1])
                 columns.append((np.array(episode.times[: episode.kept]), np.column_stack(parts)))
             seen = np.concatenate(differences(columns))
             left += float(((seen[:, -2] - seen[:, -1]) ** 2).sum())

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from rlsched.envs.encoding import GLOBAL_FEATURES
 from rlsched.envs.graph import TASK_FEATURES
-from rlsched.envs.rows import CANDIDATE_FEATURES, COLUMNS
-
-_IS_STOP = [name for name, _ in COLUMNS].index("is_stop")
+from rlsched.envs.rows import CANDIDATE_FEATURES, IS_STOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class SchedulingNetwork(nn.Module):
     def make_stops_rare(self, score: float = -4.0) -> None:
         """Let a network that has not learned when to stop a run hardly ever do so: else nothing gets done."""
         with torch.no_grad():
-            self.skip.weight[0, _IS_STOP] = score
+            self.skip.weight[0, IS_STOP] = score
 
     def actor(self, observation: dict[str, Tensor]) -> Tensor:
         """Logits (B, C); rows that are not in use get 0 and are for the mask to exclude."""
