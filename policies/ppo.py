@@ -35,6 +35,7 @@ from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.rollouts import Episode, Floats, Players
 from rlsched.scenario import Scenario
 
+_APART = 1_000_000  # workloads between those that two seeds begin with
 _MEMORY = 0.85  # what the average of the weights keeps from iteration to iteration
 
 
@@ -109,8 +110,8 @@ class GroupPPO(MaskablePPO):
 
     Args:
         scenario: whose training workloads are played.
-        sequences: arrival sequences an iteration; iteration i plays workloads i * sequences onwards of the training
-            range.
+        sequences: arrival sequences an iteration, one after the other from the training range; where in it they begin
+            depends on the seed.
         rollouts: how often each is played.
         network: sizes of the network.
         horizon, trace: time constants of discount and lambda, in mean critical paths of the workload.
@@ -182,8 +183,7 @@ class GroupPPO(MaskablePPO):
         # Everything random in an iteration follows from its number, so that a resumed training is the same training.
         base = np.random.SeedSequence([self.seed or 0, self.iteration]).generate_state(self.sequences + 1)
         np.random.seed(base[-1])  # the order of the minibatches
-        first = self.scenario.seeds.train + self.iteration * self.sequences
-        groups = [[first + i] * self.rollouts for i in range(self.sequences)]
+        groups = [[workload] * self.rollouts for workload in self._workloads()]
         played = self.players.play(self.network, groups, [int(seed) for seed in base[:-1]])
         explained = self.critic.learn(played)
         self._fill(rollout_buffer, played)
@@ -197,6 +197,12 @@ class GroupPPO(MaskablePPO):
         proceed = callback.on_step()
         callback.on_rollout_end()
         return proceed
+
+    def _workloads(self) -> list[int]:
+        """Of this iteration; another seed sees others."""
+        seeds = self.scenario.seeds
+        first = _APART * (self.seed or 0) + self.iteration * self.sequences
+        return [seeds.train + (first + i) % (seeds.validation - seeds.train) for i in range(self.sequences)]
 
     def _fill(self, buffer: RolloutBuffer, groups: list[list[Episode]]) -> None:
         kept = [episode for group in groups for episode in group]
