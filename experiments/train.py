@@ -132,7 +132,7 @@ def train(
         scenario,
         sequences=config.sequences,
         rollouts=config.rollouts,
-        network=NetworkConfig(graph_layers=config.graph_layers),
+        network=_sizes(started, config),
         horizon=config.horizon,
         trace=config.trace,
         processes=processes,
@@ -169,6 +169,13 @@ def _read_start(start: str) -> Start | None:
     if weights is None:
         raise TunedFileError(f"{start}: policy: expected that of a linear policy, with weights")
     return weights
+
+
+def _sizes(started: Start | None, config: TrainingConfig) -> NetworkConfig:
+    """Those of the policy to start from, or what is asked for."""
+    if isinstance(started, LearnedPolicy):
+        return started.network.config
+    return NetworkConfig(graph_layers=config.graph_layers)
 
 
 def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario) -> None:

@@ -88,6 +88,23 @@ def save_policy(path: Path, network: SchedulingNetwork, card: Mapping[str, Any])
     return path
 
 
+def weights_file(path: str | Path) -> Path:
+    """The weights of a policy that is named by them, or by the directory that holds them alone.
+
+    Raises:
+        PolicyFileError: nothing there, or more than one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise PolicyFileError(f"{path}: expected one .safetensors file in the directory, found {len(found)}")
+        path = found[0]
+    if not path.is_file():
+        raise PolicyFileError(f"{path}: no such policy file")
+    return path
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """The card beside a policy's weights.
 
@@ -119,14 +136,7 @@ def load_learned(path: str | Path, *, objective: str = "", temperature: float = 
         PolicyFileError: nothing there, not a policy of this format, or an objective that does not exist.
     """
     torch.set_num_threads(1)  # two threads on a few rows are slower than one, and collapse on busy cores
-    path = Path(path)
-    if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            raise PolicyFileError(f"{path}: expected one .safetensors file in the directory, found {len(found)}")
-        path = found[0]
-    if not path.is_file():
-        raise PolicyFileError(f"{path}: no such policy file")
+    path = weights_file(path)
     card = read_card(path)
     try:
         network = SchedulingNetwork(NetworkConfig(**card["network"]))

@@ -79,6 +79,26 @@ def train(
 
 
 @commands.command()
+def merge(
+    policies: Annotated[list[str], typer.Argument(help="Trained policies: files, folders, or pretrained/NAME.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the new policy, .safetensors, or its folder.")],
+) -> None:
+    """Make one policy of several: its scores are the mean of theirs.
+
+    Trainings with different seeds make different mistakes; together they make fewer.
+
+    Examples:
+
+      rlsched merge runs/seed-1 runs/seed-2 runs/seed-3 -o runs/together
+
+      rlsched simulate het16 --policy runs/together
+    """
+    from rlsched.cli.merge import merge as command
+
+    command(policies, out)
+
+
+@commands.command()
 def benchmark(
     scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file, or a workload.")],
     policies: Annotated[
