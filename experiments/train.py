@@ -17,7 +17,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from rlsched.experiments.first_stops import begin_to_stop
+from rlsched.experiments.imitation import imitate
 from rlsched.experiments.linear_start import start_from_linear
 from rlsched.manifest import manifest
 from rlsched.policies.learned import LearnedPolicy, load_learned, save_policy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.ppo import GroupPPO
+from rlsched.policies.registry import is_heuristic
 from rlsched.policies.rollouts import Players
+from rlsched.policies.shipped import policy_file
 from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario
 
+_EXAMPLES = 6  # training workloads on which a heuristic shows what it does
 _LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
 REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
 
@@ -58,7 +62,8 @@ class TrainingConfig:
         learning_rate, final_learning_rate: Adam's, decaying linearly over `steps`.
         horizon, trace: see `GroupPPO`.
         graph_layers: see `NetworkConfig`.
-        start: file or folder of a trained policy to start from, or YAML file of a linear one; empty: from scratch.
+        start: file or folder of a trained policy to start from, or YAML file of a linear one, or a heuristic's name, to
+            start from a linear policy that decides like it; empty: from scratch.
     """
 
     steps: int = 1_500_000
@@ -120,9 +125,10 @@ def train(
     Raises:
         ResumeError: `out` holds a training already and `resume` is false, or it was started with another set-up.
         PolicyFileError, TunedFileError: what is to be started from cannot be read.
+        ValueError: it is a heuristic that does not exist, or that decides nothing that could be imitated.
     """
     torch.set_num_threads(1)
-    started = _read_start(config.start)
+    started = _read_start(config.start, scenario)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = out / "checkpoint.pt"
     identity = {"scenario": scenario.name, **asdict(config)}
@@ -156,16 +162,20 @@ def train(
     return recorder.curve
 
 
-Start = LearnedPolicy | dict[str, float]
+Start = LearnedPolicy | Mapping[str, float]
 
 
-def _read_start(start: str) -> Start | None:
-    """The policy to start from: trained, or the weights of a linear one."""
+def _read_start(start: str, scenario: Scenario) -> Start | None:
+    """The policy to start from: trained, or the weights of a linear one, or of one that decides like a heuristic."""
     if not start:
         return None
-    if Path(start).suffix not in (".yaml", ".yml"):
-        return load_learned(start)
-    weights = read_tuned(Path(start)).weights
+    if is_heuristic(start):
+        imitation = imitate(scenario, start, scenario.seed_range("train", _EXAMPLES))
+        return imitation.by_name(imitation.weights)
+    path = policy_file(start)
+    if path.suffix not in (".yaml", ".yml"):
+        return load_learned(path)
+    weights = read_tuned(path).weights
     if weights is None:
         raise TunedFileError(f"{start}: policy: expected that of a linear policy, with weights")
     return weights

@@ -30,18 +30,28 @@ def merged(networks: Sequence[SchedulingNetwork]) -> SchedulingNetwork:
     together = SchedulingNetwork(replace(first, hidden=sum(network.config.hidden for network in networks)))
     share = 1.0 / len(networks)
     with torch.no_grad():
-        together.read.weight.copy_(torch.cat([n.read.weight for n in networks]))
-        together.read.bias.copy_(torch.cat([n.read.bias for n in networks]))
-        # Columns are the first layer's values and, with pooling, their maxima: each network sees its own alone.
-        parts = [n.compare.weight.split(n.config.hidden, dim=1) for n in networks]
-        together.compare.weight.copy_(torch.cat([torch.block_diag(*side) for side in zip(*parts, strict=True)], dim=1))
-        together.compare.bias.copy_(torch.cat([n.compare.bias for n in networks]))
+        for mine, layers in (
+            (together.read.weight, [n.read.weight for n in networks]),
+            (together.read.bias, [n.read.bias for n in networks]),
+            (together.compare.bias, [n.compare.bias for n in networks]),
+        ):
+            mine.copy_(torch.cat([*layers]))
         together.score.weight.copy_(share * torch.cat([n.score.weight for n in networks], dim=1))
-        for mean, layers in (
+        for mine, layers in (
             (together.score.bias, [n.score.bias for n in networks]),
             (together.skip.weight, [n.skip.weight for n in networks]),
             (together.waiting.weight, [n.waiting.weight for n in networks]),
             (together.waiting.bias, [n.waiting.bias for n in networks]),
         ):
-            mean.copy_(torch.stack(layers).mean(dim=0))
+            mine.copy_(torch.stack([*layers]).mean(dim=0))
+        # Columns are the first layer's values and, with pooling, their maxima: each network sees its own alone.
+        together.compare.weight.zero_()
+        first_row, width = 0, together.config.hidden
+        for network in networks:
+            hidden, weight = network.config.hidden, network.compare.weight
+            rows = slice(first_row, first_row + hidden)
+            for side in range(weight.shape[1] // hidden):
+                columns = slice(side * width + first_row, side * width + first_row + hidden)
+                together.compare.weight[rows, columns] = weight[:, side * hidden : (side + 1) * hidden]
+            first_row += hidden
     return together

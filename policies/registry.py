@@ -50,6 +50,12 @@ def options(name: str) -> dict[str, Option]:
     return (_common(own) if name in ORDERS else {}) | options_of(own)
 
 
+def is_heuristic(name: str) -> bool:
+    """Whether it names a policy that is code, with options or without, and not a file."""
+    own = name.partition(":")[0]
+    return own in ORDERS or own in _OTHERS
+
+
 def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     """A new policy, with a memory of its own: load one for each run.
 
@@ -64,7 +70,7 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
     """
     text = str(name_or_path)
     name, _, options = text.partition(":")
-    if name in ORDERS or name in _OTHERS:
+    if is_heuristic(text):
         return _build(name, options, seed)
     path = policy_file(text if Path(text).exists() else name)
     if path.suffix in (".yaml", ".yml"):

@@ -83,6 +83,18 @@ def test_a_network_may_begin_as_a_linear_policy() -> None:
         assert played[0].runs == played[1].runs
 
 
+def test_a_training_may_begin_with_a_heuristic(tmp_path: Path) -> None:
+    """With a linear policy that decides like it, and not like an untrained network."""
+    scenario = load_scenario("tiny")
+    config = dataclasses.replace(SMALL, steps=1, start="srpt:blocking=none", learning_rate=0.0, final_learning_rate=0.0)
+    learned = min(e.ratio for e in train(scenario, tmp_path / "like-srpt", config, processes=1))
+    untrained = min(e.ratio for e in train(scenario, tmp_path / "untrained", dataclasses.replace(config, start="")))
+    assert learned < 1.15 < untrained
+    with pytest.raises(ValueError, match="has no option 'colour'"):
+        train(scenario, tmp_path / "out", dataclasses.replace(config, start="srpt:colour=red"), processes=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_scores_are_made_as_sharp_as_asked() -> None:
     """The entropy of softmax falls with the scale."""
     scores = [np.array([0.0, 1.0, 2.0]), np.array([0.5, 0.0])]

@@ -31,7 +31,9 @@ def demo(
 def train(
     scenario: Annotated[str, typer.Argument(help="Name or YAML file of a scenario or a mixture, or a workload.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the policy, curve, logs and checkpoint.")],
-    start: Annotated[str, typer.Option("--from", help="A trained policy to start from, or a linear one (YAML).")] = "",
+    start: Annotated[
+        str, typer.Option("--from", help="A trained policy to start from, a linear one (YAML), or a heuristic.")
+    ] = "",
     steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
     trace: Annotated[
         float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
