@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import log1p
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlsched.active import Run
+from rlsched.active import JobState, Run
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import facts_of
 from rlsched.envs.fluid import fluid_flow_times
@@ -65,16 +66,17 @@ class Encoder:
         self.preemption = preemption
         self.graph = graph
         self._backlog = Backlog()
+        self._longest_first = objective == "makespan"
         self._objective = tuple(float(objective == other) for other in OBJECTIVES)
 
     def candidates(self, state: State) -> list[Candidate]:
         """What may be decided now: MAX_CANDIDATES - 1 at the most.
 
-        First the fitting (task, mode) pairs of the shortlist, jobs with the least work left first: at most SHORTLIST
-        tasks, of each job at most its part of that, or PER_JOB if that is more (longest upward rank first). Then, with
-        preemption, at most MAX_STOPS runs, jobs with the most work left first: if something waits, or if the run might
-        get more GPUs. Not those that have hardly done more than start and restore: else tasks could be started and
-        stopped for ever.
+        First the fitting (task, mode) pairs of the shortlist, jobs with the least work left first, or for the makespan
+        those with the longest critical path left: at most SHORTLIST tasks, of each job at most its part of that, or
+        PER_JOB if that is more (longest upward rank first). Then, with preemption, at most MAX_STOPS runs, jobs with
+        the most work left first: if something waits, or if the run might get more GPUs. Not those that have hardly
+        done more than start and restore: else tasks could be started and stopped for ever.
         """
         stops = self._stops(state) if self.preemption and state.preemptible else []
         starts = self._starts(state, MAX_CANDIDATES - 1 - len(stops)) if state.ready else []
@@ -88,7 +90,7 @@ class Encoder:
         places: dict[int, tuple[Share, ...] | None] = {}
         tasks = 0
         self._backlog.update(state)
-        queue = [job for job in self._backlog.jobs if job.ready]
+        queue = self._queue()
         per_job = max(PER_JOB, SHORTLIST // max(1, len(queue)))
         for job in queue:
             of_job, facts = 0, facts_of(job.job)
@@ -114,6 +116,13 @@ class Encoder:
                         break
         return found
 
+    def _queue(self) -> list[JobState]:
+        """The jobs with ready tasks, those first whose tasks are looked at first."""
+        queue = [job for job in self._backlog.jobs if job.ready]
+        if self._longest_first:
+            queue.sort(key=_path_left, reverse=True)
+        return queue
+
     def _stops(self, state: State) -> list[Candidate]:
         free, waiting = state.pool.free_gpus(), bool(state.ready)
         runs = [
@@ -134,7 +143,7 @@ class Encoder:
         next_end = min([run.expected_end for run in state.running.values()], default=state.now) - state.now
         observation: dict[str, NDArray[np.generic]] = {
             "globals": self._globals(state, next_end),
-            "candidates": RowWriter(state, backlog, next_end).write(candidates, MAX_CANDIDATES),
+            "candidates": RowWriter(state, backlog, self._queue(), next_end).write(candidates, MAX_CANDIDATES),
         }
         if critic:
             observation["critic"] = self._critic(state, next_end)
@@ -216,6 +225,9 @@ class Encoder:
             ),
             dtype=np.float32,
         )
+
+
+_path_left = attrgetter("critical_path_left")
 
 
 def _under_way(run: Run, state: State) -> bool:

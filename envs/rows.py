@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlsched.active import Run, TaskState, run_time
+from rlsched.active import JobState, Run, TaskState, run_time
 from rlsched.envs.availability import Availability
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import TaskFacts, facts_of
@@ -96,11 +96,12 @@ class RowWriter:
 
     Args:
         backlog: the jobs of that state.
+        queue: those with ready tasks, in the order in which these are looked at.
         next_end: seconds until something that runs is expected to end.
     """
 
-    def __init__(self, state: State, backlog: Backlog, next_end: float) -> None:
-        self._state, self._backlog = state, backlog
+    def __init__(self, state: State, backlog: Backlog, queue: Sequence[JobState], next_end: float) -> None:
+        self._state, self._backlog, self._queue = state, backlog, queue
         self._unit, self._pool, self._nodes = state.typical_time, state.pool, state.cluster.nodes
         self._total, self._free_all = max(1, state.cluster.gpu_count()), state.pool.free_gpus()
         self._free = {t: state.pool.free_gpus(t) for t in state.cluster.gpu_types}
@@ -161,7 +162,7 @@ class RowWriter:
         That is the first task in the queue which, by the estimates, ends earlier in a mode that has to wait than in
         any that fits now. If there is none, all but the first and the last column is 0.
         """
-        tasks = (task for job in self._backlog.jobs if job.ready for task in job.foremost[:PER_JOB])
+        tasks = (task for job in self._queue for task in job.foremost[:PER_JOB])
         for task in islice(tasks, LOOKED_AT):
             facts = facts_of(task.job.job)[task.index]
             finish, delay, number = self._best(task, facts, task.left(task.waiting[-1]))
