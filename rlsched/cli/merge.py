@@ -11,7 +11,7 @@ from rlsched.policies.merging import merged
 from rlsched.policies.shipped import policy_file
 
 _SAME = ("objective", "preemption")  # or a mean of scores means nothing
-_KEPT = ("scenario", "training", "validation", "parts")  # of the cards of the parts
+_KEPT = ("scenario", "training", "validation", "curve", "parts")  # of the cards of the parts
 
 
 def merge(policies: list[str], out: Path) -> None:
