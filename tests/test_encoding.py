@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsched.envs.backlog import Backlog
-from rlsched.envs.encoding import Encoder
-from rlsched.model import Cluster, Job
+from rlsched.envs.encoding import SHORTLIST, Encoder
+from rlsched.model import Cluster, Job, Mode, Node, Task
+from rlsched.policies.registry import load_policy
 from rlsched.scheduler import Decision, Scheduler
 from rlsched.simulator import Simulator, Uncertainty
 from rlsched.state import State
@@ -63,3 +64,20 @@ def test_the_backlog_is_what_sorting_finds(
         return policy(state)
 
     Scheduler(Simulator(cluster, arriving, seed, uncertainty)).run(compared)
+
+
+def test_for_the_makespan_the_longest_jobs_are_on_the_shortlist() -> None:
+    """With more jobs than it has room for; for mean completion time those with the least work left are."""
+    arriving = [Job(f"{i}", (Task("train", (Mode(100.0 + i, gpus=1),)),), 0.0) for i in range(40)]
+    seen: dict[str, list[str]] = {}
+
+    def look(state: State) -> Sequence[Decision]:
+        for objective in ("mean_jct", "makespan"):
+            found = Encoder(objective).candidates(state)
+            seen.setdefault(objective, [candidate.task.job.job.name for candidate in found])
+        return first_come(state)
+
+    first_come = load_policy("fifo")
+    Scheduler(Simulator(Cluster((Node("n", gpus=4),)), arriving, 0)).run(look)
+    assert seen["mean_jct"] == [f"{i}" for i in range(SHORTLIST)]
+    assert seen["makespan"] == [f"{i}" for i in range(39, 39 - SHORTLIST, -1)]
