@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlsched.experiments.cells import Cell, CellFile
-from rlsched.experiments.playing import Workers, score_of
-from rlsched.policies.linear import LinearPolicy
+from rlsched.experiments.playing import Workers, linear, score_of
 from rlsched.policies.registry import load_policy
 from rlsched.scenario import Scenario
 
@@ -120,5 +119,5 @@ def name_of(candidate: Candidate) -> str:
 
 
 def _play(name: str, candidate: Candidate, seed: int) -> Cell:
-    policy = load_policy(candidate, seed) if isinstance(candidate, str) else LinearPolicy(candidate)
+    policy = load_policy(candidate, seed) if isinstance(candidate, str) else linear(candidate, seed)
     return Cell(name, seed, score_of(name, policy, seed), {})

@@ -74,7 +74,7 @@ def watch(scenario: Scenario, policy: Policy, seeds: Sequence[int]) -> Watched:
     Raises:
         ValueError: it never decided anything that a linear policy could decide.
     """
-    watched = Watched(policy, scenario.preemption)
+    watched = Watched(policy, View(scenario.preemption, scenario.objective))
     for seed in seeds:
         Scheduler(scenario.simulator(seed)).run(watched)
     if not watched.rows:
@@ -90,8 +90,8 @@ class Watched:
         chosen: the row of what was decided.
     """
 
-    def __init__(self, policy: Policy, preemption: bool) -> None:
-        self._policy, self._view = policy, View(preemption)
+    def __init__(self, policy: Policy, view: View) -> None:
+        self._policy, self._view = policy, view
         self.rows: list[Floats] = []
         self.chosen: list[int] = []
 

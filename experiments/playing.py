@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlsched.experiments.cells import BenchmarkError, Cell
 from rlsched.policies.auto import AutoPolicy, Choice
+from rlsched.policies.linear import LinearPolicy
 from rlsched.policies.registry import load_policy
 from rlsched.scenario import Scenario
 from rlsched.schedule import Schedule
@@ -104,6 +105,11 @@ def score_of(name: str, policy: Policy, seed: int) -> float:
         BenchmarkError: see `simulate`.
     """
     return simulate(name, policy, seed).score(_scenario.objective)
+
+
+def linear(weights: Mapping[str, float], seed: int) -> LinearPolicy:
+    """A linear policy for a workload."""
+    return LinearPolicy(weights, _scenario.episode(seed).objective)
 
 
 def simulate(name: str, policy: Policy, seed: int) -> Schedule:

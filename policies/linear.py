@@ -51,17 +51,19 @@ class LinearPolicy:
     Args:
         weights: by name of the column, out of `NAMES`; those that are left out weigh 0. Only with one for `is_stop`
             are runs stopped.
+        objective: what a schedule should make small; decides which tasks are candidates.
 
     Raises:
         UnknownNameError: no such column.
+        ValueError: an unknown objective.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], objective: str = OBJECTIVES[0]) -> None:
         for name in weights:
             if name not in NAMES:
                 raise UnknownNameError(f"unknown column {name!r}; {suggest(name, NAMES)}", NAMES)
         self._weights = np.array([weights.get(name, 0.0) for name in NAMES])
-        self._view = View(preemption=STOP in weights)
+        self._view = View(preemption=STOP in weights, objective=objective)
         self._continuation = Continuation()
 
     def __call__(self, state: State) -> Sequence[Allocation | Preemption]:
@@ -87,10 +89,11 @@ class View:
 
     Args:
         preemption: whether stopping a run, where its task allows it, is a candidate.
+        objective: what a schedule should make small.
     """
 
-    def __init__(self, preemption: bool) -> None:
-        self._encoder = Encoder(preemption=preemption)
+    def __init__(self, preemption: bool, objective: str = OBJECTIVES[0]) -> None:
+        self._encoder = Encoder(objective, preemption=preemption)
 
     def candidates(self, state: State) -> list[Candidate]:
         """The encoder's."""

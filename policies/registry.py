@@ -79,9 +79,10 @@ def load_policy(name_or_path: str | Path, seed: int = 0) -> Policy:
         tuned = read_tuned(path)
         if tuned.weights is None:
             return load_policy(tuned.policy, seed)
+        from rlsched.envs.encoding import OBJECTIVES
         from rlsched.policies.linear import LinearPolicy
 
-        return LinearPolicy(tuned.weights)
+        return LinearPolicy(tuned.weights, tuned.objective or OBJECTIVES[0])
     if path.suffix == ".safetensors" or len(path.parts) > 1 or path.is_dir():
         from rlsched.policies.learned import load_learned
 
