@@ -92,7 +92,7 @@ def weights_file(path: str | Path) -> Path:
     """The weights of a policy that is named by them, or by the directory that holds them alone.
 
     Raises:
-        PolicyFileError: nothing there, or more than one.
+        PolicyFileError: nothing there, more than one, or something else.
     """
     path = Path(path)
     if path.is_dir():
@@ -102,6 +102,8 @@ def weights_file(path: str | Path) -> Path:
         path = found[0]
     if not path.is_file():
         raise PolicyFileError(f"{path}: no such policy file")
+    if path.suffix != ".safetensors":
+        raise PolicyFileError(f"{path}: expected the .safetensors file of a trained policy")
     return path
 
 
