@@ -143,8 +143,6 @@ def load_scenario(source: str | Path) -> Scenario:
         return _recorded(file)
     document = Document(file, ScenarioError)
     entry = document.validate(ScenarioFile, document.data)
-    if not entry.seeds.train < entry.seeds.validation < entry.seeds.report:
-        document.fail(("seeds",), "expected train, validation and report in ascending order")
     with _errors_at(document, ("cluster",)):
         cluster = entry.cluster.cluster()
     return Scenario(

@@ -6,9 +6,10 @@ python -m rlsched.scenariofile > rlsched/schemas/scenario.schema.json
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from rlsched.document import Strict, expected
 from rlsched.generator.fields import (
@@ -185,6 +186,12 @@ class Seeds(Strict):
     """First seed to choose among what was learned on."""
     report: Count = 200_000_000
     """First seed to report results on; the range has no end."""
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        if not self.train < self.validation < self.report:
+            raise PydanticCustomError("order", "expected train, validation and report in ascending order")
+        return self
 
 
 class ScenarioFile(Strict):

@@ -89,6 +89,10 @@ def test_a_scenario_is_its_own_only_episode() -> None:
         ("mixture: []", "1: mixture: expected a list of scenarios"),
         ("mixture:\n  - {scenario: nowhere}", "2: mixture[0].scenario: unknown scenario 'nowhere'"),
         ("mixture:\n  - {scenario: pipeline, cluster: {gpus: 4}}", "expected a scenario with a workload to draw"),
+        (
+            "mixture:\n  - {scenario: tiny}\nseeds: {train: 5, validation: 5}",
+            "3: seeds: expected train, validation and",
+        ),
     ],
 )
 def test_mistakes_are_named(content: str, message: str, tmp_path: Path) -> None:
