@@ -26,8 +26,8 @@ def merge(policies: list[str], out: Path) -> None:
     network = merged([load_learned(file).network for file in files])
     card = {
         "kind": "mean of learned scheduling policies (PPO)",
-        "scenario": ", ".join(sorted({card["scenario"] for card in cards})),
-        **{key: cards[0].get(key) for key in _SAME},
+        "scenario": ", ".join(sorted({str(card["scenario"]) for card in cards if "scenario" in card})),
+        **{key: cards[0][key] for key in _SAME if key in cards[0]},
         "parts": [{key: card[key] for key in _KEPT if key in card} for card in cards],
         "manifest": manifest(seeds=[]),
     }
