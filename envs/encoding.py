@@ -20,6 +20,7 @@ the same picture on a cluster of 4 or 1,024 GPUs and for jobs of seconds or of d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from math import log1p
 from operator import attrgetter
@@ -90,7 +91,7 @@ class Encoder:
         places: dict[int, tuple[Share, ...] | None] = {}
         tasks = 0
         self._backlog.update(state)
-        queue = self._queue()
+        queue = list(self._queue())
         per_job = max(PER_JOB, SHORTLIST // max(1, len(queue)))
         for job in queue:
             of_job, facts = 0, facts_of(job.job)
@@ -116,12 +117,12 @@ class Encoder:
                         break
         return found
 
-    def _queue(self) -> list[JobState]:
+    def _queue(self) -> Iterator[JobState]:
         """The jobs with ready tasks, those first whose tasks are looked at first."""
-        queue = [job for job in self._backlog.jobs if job.ready]
+        jobs = self._backlog.jobs
         if self._longest_first:
-            queue.sort(key=_path_left, reverse=True)
-        return queue
+            jobs = sorted(jobs, key=_path_left, reverse=True)
+        return (job for job in jobs if job.ready)
 
     def _stops(self, state: State) -> list[Candidate]:
         free, waiting = state.pool.free_gpus(), bool(state.ready)

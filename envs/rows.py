@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from math import log1p
 from struct import pack
@@ -96,11 +96,11 @@ class RowWriter:
 
     Args:
         backlog: the jobs of that state.
-        queue: those with ready tasks, in the order in which these are looked at.
+        queue: those with ready tasks, in the order in which these are looked at; no more of it is taken than needed.
         next_end: seconds until something that runs is expected to end.
     """
 
-    def __init__(self, state: State, backlog: Backlog, queue: Sequence[JobState], next_end: float) -> None:
+    def __init__(self, state: State, backlog: Backlog, queue: Iterable[JobState], next_end: float) -> None:
         self._state, self._backlog, self._queue = state, backlog, queue
         self._unit, self._pool, self._nodes = state.typical_time, state.pool, state.cluster.nodes
         self._total, self._free_all = max(1, state.cluster.gpu_count()), state.pool.free_gpus()

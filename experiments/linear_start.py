@@ -27,9 +27,8 @@ def start_from_linear(
         seeds: the workloads on which its decisions show how sharp that is.
     """
     own = np.array([weights.get(name, 0.0) for name in NAMES])
-    scale = sharpness(
-        [rows @ own for rows in watch(scenario, LinearPolicy(weights, scenario.objective), seeds).rows], ENTROPY
-    )
+    watched = watch(scenario, LinearPolicy(weights, scenario.objective), seeds)
+    scale = sharpness([rows @ own for rows in watched.rows], ENTROPY)
     of_candidates, of_waiting = np.split(own * scale, [len(CANDIDATE_COLUMNS)])
     with torch.no_grad():
         known = torch.tensor([name in weights for name in CANDIDATE_COLUMNS])

@@ -128,11 +128,11 @@ def train(
         ValueError: it is a heuristic that does not exist, or that decides nothing that could be imitated.
     """
     torch.set_num_threads(1)
-    started = _read_start(config.start, scenario)
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint_path = out / "checkpoint.pt"
     identity = {"scenario": scenario.name, **asdict(config)}
-    previous = _read_checkpoint(checkpoint_path, identity, resume)
+    previous = _read_checkpoint(out / "checkpoint.pt", identity, resume)
+    imitated = previous is not None and is_heuristic(config.start)  # when it began
+    started = None if imitated else _read_start(config.start, scenario)
+    out.mkdir(parents=True, exist_ok=True)
 
     model = GroupPPO(
         scenario,

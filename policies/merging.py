@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rlsched.policies.network import SchedulingNetwork
 
@@ -28,30 +29,18 @@ def merged(networks: Sequence[SchedulingNetwork]) -> SchedulingNetwork:
         if config.pooled != first.pooled:
             raise ValueError("policies of which some pool and others do not cannot be merged")
     together = SchedulingNetwork(replace(first, hidden=sum(network.config.hidden for network in networks)))
-    share = 1.0 / len(networks)
+
+    def of(name: str) -> list[Tensor]:
+        return [network.get_parameter(name) for network in networks]
+
     with torch.no_grad():
-        for mine, layers in (
-            (together.read.weight, [n.read.weight for n in networks]),
-            (together.read.bias, [n.read.bias for n in networks]),
-            (together.compare.bias, [n.compare.bias for n in networks]),
-        ):
-            mine.copy_(torch.cat([*layers]))
-        together.score.weight.copy_(share * torch.cat([n.score.weight for n in networks], dim=1))
-        for mine, layers in (
-            (together.score.bias, [n.score.bias for n in networks]),
-            (together.skip.weight, [n.skip.weight for n in networks]),
-            (together.waiting.weight, [n.waiting.weight for n in networks]),
-            (together.waiting.bias, [n.waiting.bias for n in networks]),
-        ):
-            mine.copy_(torch.stack([*layers]).mean(dim=0))
+        for name in ("read.weight", "read.bias", "compare.bias"):
+            together.get_parameter(name).copy_(torch.cat(of(name)))
+        for name in ("score.bias", "skip.weight", "waiting.weight", "waiting.bias"):
+            together.get_parameter(name).copy_(torch.stack(of(name)).mean(dim=0))
+        together.score.weight.copy_((1.0 / len(networks)) * torch.cat(of("score.weight"), dim=1))
         # Columns are the first layer's values and, with pooling, their maxima: each network sees its own alone.
-        together.compare.weight.zero_()
-        first_row, width = 0, together.config.hidden
-        for network in networks:
-            hidden, weight = network.config.hidden, network.compare.weight
-            rows = slice(first_row, first_row + hidden)
-            for side in range(weight.shape[1] // hidden):
-                columns = slice(side * width + first_row, side * width + first_row + hidden)
-                together.compare.weight[rows, columns] = weight[:, side * hidden : (side + 1) * hidden]
-            first_row += hidden
+        parts = [weight.chunk(2 if first.pooled else 1, dim=1) for weight in of("compare.weight")]
+        blocks = [torch.block_diag(*side) for side in zip(*parts, strict=True)]  # type: ignore[no-untyped-call]
+        together.compare.weight.copy_(torch.cat(blocks, dim=1))
     return together

@@ -51,10 +51,11 @@ def test_training_writes_policy_card_curve_and_logs(tmp_path: Path) -> None:
     assert load_file(tmp_path / "policy.safetensors")
 
 
-def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["", "srpt:blocking=none"])
+def test_an_interrupted_training_resumes_exactly(tmp_path: Path, start: str) -> None:
     """Stopped after an iteration and resumed, it ends with the weights of an undisturbed one, bit for bit."""
-    scenario = load_scenario("tiny")
-    undisturbed = train(scenario, tmp_path / "a", SMALL, processes=1)
+    scenario, config = load_scenario("tiny"), dataclasses.replace(SMALL, start=start)
+    undisturbed = train(scenario, tmp_path / "a", config, processes=1)
     calls = 0
 
     def interrupt(decisions: int, evaluation: Evaluation | None) -> None:
@@ -64,8 +65,8 @@ def test_an_interrupted_training_resumes_exactly(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(scenario, tmp_path / "b", SMALL, processes=1, progress=interrupt)
-    resumed = train(scenario, tmp_path / "b", SMALL, processes=1, resume=True)
+        train(scenario, tmp_path / "b", config, processes=1, progress=interrupt)
+    resumed = train(scenario, tmp_path / "b", config, processes=1, resume=True)
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name
     assert [(e.decisions, e.objective) for e in resumed] == [(e.decisions, e.objective) for e in undisturbed]
