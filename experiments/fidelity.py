@@ -1,6 +1,6 @@
 """How near the simulator comes to real runs: predicted and measured makespans of workflows under several policies.
 
-python -m rlsched.experiments.fidelity [--quick] [--workflows bag,digits] [-o experiments/results/fidelity.json]
+python -m rlsched.experiments.fidelity [--quick] [--scale 12] [--workflows bag,digits] [-o runs/fidelity.json]
 
 Protocol. Every workflow is first run twice, under `fifo` and `random`, from which durations, contention and launch
 overhead are learned; these runs are not counted. Then the makespan under every policy is predicted, with what is known
@@ -294,6 +294,12 @@ def _arguments() -> argparse.Namespace:
     known = [*_SMALL, "digits", "news"]
     parser.add_argument("--quick", action="store_true", help="small tasks, three policies; by default bag and layers")
     parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="MILLIONS",
+        help=f"numbers in a unit of work; default: {SCALE:g}, quick {QUICK_SCALE:g}",
+    )
+    parser.add_argument(
         "--workflows",
         metavar="NAMES",
         help=f"some of {','.join(known)}; default: all but news, the fine-tuning of a BERT, which takes half an hour",
@@ -306,6 +312,10 @@ def _arguments() -> argparse.Namespace:
     if wrong := [name for name in chosen if name not in known]:
         parser.error(f"--workflows: expected some of {', '.join(known)}, found {wrong[0]!r}")
     options.workflows = list(dict.fromkeys(chosen))
+    if options.scale is None:
+        options.scale = QUICK_SCALE if options.quick else SCALE
+    if not 0 < options.scale < math.inf:
+        parser.error(f"--scale: expected a number above 0, found {options.scale:g}")
     return options
 
 
@@ -317,7 +327,7 @@ def main() -> None:
     planned = len(options.workflows) * len(policies)
     runs: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
-        for file in write_workflows(Path(folder), QUICK_SCALE if options.quick else SCALE, options.workflows):
+        for file in write_workflows(Path(folder), options.scale, options.workflows):
             for run in compare(load_workflow(file), policies, lambda: probe(SLOTS)):
                 runs.append(run)
                 if options.out is not None:

@@ -66,6 +66,8 @@ class GreedyPolicy:
         preempt_ratio: by what factor the key of a task must beat that of a run to stop it, at least 1.
         resize: restart runs with several modes on more GPUs when some idle and nothing waits, and on fewer to let
             others in.
+        amortise: of a job that runs, a task is given devices that have to be set up for it only if what waits of it,
+            shared among all devices of the job, takes at least so many times the set-up. 0: it always is.
 
     Raises:
         ValueError: a name that does not exist, or a number out of range.
@@ -84,9 +86,12 @@ class GreedyPolicy:
         preempt: bool = False,
         preempt_ratio: float = 2.0,
         resize: bool = False,
+        amortise: float = 0.0,
     ) -> None:
         if not preempt_ratio >= 1:
             raise ValueError(f"preempt_ratio is {preempt_ratio}, expected 1 or more")
+        if not amortise >= 0:
+            raise ValueError(f"amortise is {amortise}, expected 0 or more")
         self._order = order
         self._stops = preempt or resize
         self._menu = Menu(count, threshold, stretch, elastic=self._stops)
@@ -94,12 +99,16 @@ class GreedyPolicy:
         # Otherwise only the first of those tasks is looked at of which either all can start or none.
         kind = self._menu.kind if self._blocking is Blocking.NONE else None
         self._one_by_one = (
-            self._stops or self._blocking is Blocking.EASY or (self._blocking is Blocking.NONE and kind is None)
+            self._stops
+            or amortise > 0
+            or self._blocking is Blocking.EASY
+            or (self._blocking is Blocking.NONE and kind is None)
         )
         self._ranking = Ranking(order, None if self._one_by_one else kind)
         self._handicap = look_up(GPU_TYPES, "rule for the GPU type", gpu_type)
         self._place = look_up(PLACEMENTS, "placement", placement)
         self._preempt, self._preempt_ratio, self._resize = preempt, preempt_ratio, resize
+        self._amortise = amortise
         self._claims = Claims()
 
     def __call__(self, state: State) -> Sequence[Allocation | Preemption | WakeUp]:
@@ -123,6 +132,8 @@ class GreedyPolicy:
             if self._stops and self._claims.cover(task):
                 continue
             if task.task.least_gpus <= free and (gang := self._gang(state, task, pool, find)):
+                if self._amortise and _rest_after_setup(task, gang, pool) < self._amortise * task.task.setup_time:
+                    continue
                 return (Allocation(task.next_member(), *gang),)
             if stopping is not None:
                 stops = self._make_room(task, stopping, waiting is None)
@@ -183,3 +194,14 @@ class GreedyPolicy:
         if at == math.inf:
             return ()
         return (WakeUp(max(at, state.now + _SOONEST * state.typical_time)),)
+
+
+def _rest_after_setup(task: TaskState, gang: Gang, pool: Pool) -> float:
+    """Seconds that a gang which has to be set up would work on what waits of the task, shared with the job's others.
+
+    Infinite if it need not be set up, or the job has no other devices.
+    """
+    mode, job = task.task.modes[gang.mode], task.job
+    if not job.gpus or not pool.is_cold(gang.shares, job.id):
+        return math.inf
+    return sum(map(task.left, task.waiting)) * mode.duration * mode.gpus / (job.gpus + mode.gpus)

@@ -416,8 +416,36 @@ def test_a_policy_that_is_used_again_remembers_nothing_of_the_first_run() -> Non
     assert story.of("starts") == [(0, "b/x starts on n0:0"), (0, "b/t starts on n0:")]
 
 
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (2, [(0, "a/t[0]"), (0, "b/t"), (15, "a/t[1]")]),
+        (
+            6,
+            [(0, "a/t[0]"), (0, "a/t[1]"), (15, "a/t[2]"), (15, "a/t[3]"), (20, "a/t[4]"), (20, "a/t[5]"), (25, "b/t")],
+        ),
+    ],
+    ids=["little-work", "much-work"],
+)
+def test_amortise_sets_a_device_up_for_more_of_a_job_only_if_enough_of_it_waits(
+    members: int, expected: list[tuple[float, str]]
+) -> None:
+    """Two devices, set-up 10 s, members of 5 s: the second device is worth a set-up only for as much work as that."""
+    a = job("a", task("t", 5, array=members, setup_time=10))
+    b = job("b", task("t", 100, setup_time=10))
+    found = starts("srpt:amortise=1", gpus(2), a, b)
+    assert [(time, sentence.split()[0]) for time, sentence in found] == expected
+
+
+def test_amortise_leaves_no_job_without_a_device() -> None:
+    """However little there is of it."""
+    small = job("a", task("t", 1, setup_time=1000))
+    assert starts("srpt:amortise=9", gpus(1), small) == [(0, "a/t starts on n0:0")]
+
+
 policies = st.builds(
-    "{}:count={},threshold={},stretch={},blocking={},gpu_type={},placement={},preempt={},preempt_ratio={},resize={}".format,
+    "{}:count={},threshold={},stretch={},blocking={},gpu_type={},placement={},preempt={},preempt_ratio={},"
+    "resize={},amortise={}".format,
     st.sampled_from(list(ORDERS)),
     st.sampled_from(list(COUNTS)),
     st.sampled_from([0.0, 0.5, 1.0]),
@@ -428,6 +456,7 @@ policies = st.builds(
     st.sampled_from(["true", "false"]),
     st.sampled_from([1.0, 2.0]),
     st.sampled_from(["true", "false"]),
+    st.sampled_from([0.0, 2.0]),
 )
 
 

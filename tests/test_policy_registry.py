@@ -89,6 +89,7 @@ def test_every_load_gives_a_new_object(name: str) -> None:
         ("srpt:blocking=no", "unknown blocking 'no'; did you mean none?"),
         ("srpt:preempt=yes", "preempt is 'yes', expected true or false"),
         ("srpt:preempt_ratio=0.9", "preempt_ratio is 0.9, expected 1 or more"),
+        ("srpt:amortise=-1", "amortise is -1.0, expected 0 or more"),
         ("tiresias:queues=1", "policy 'tiresias': queues is 1, expected 2 or more"),
         ("tiresias:quantum=0", "quantum is 0.0, expected above 0"),
         ("tiresias:growth=1", "growth is 1.0, expected above 1"),
