@@ -109,6 +109,7 @@ class RowWriter:
         self._soon = max(next_end, 1e-3 * self._unit)
         self._availability = Availability(state)
         self._bests: dict[TaskState, tuple[float, float, int]] = {}
+        self._awaited = self._find_awaited()
 
     def write(self, candidates: Sequence[Candidate], rows: int) -> NDArray[np.float32]:
         """Row 0 is waiting, then the candidates, then zeros: (rows, CANDIDATE_FEATURES)."""
@@ -162,57 +163,101 @@ class RowWriter:
         That is the first task in the queue which, by the estimates, ends earlier in a mode that has to wait than in
         any that fits now. If there is none, all but the first and the last column is 0.
         """
+        if self._awaited is None:
+            return [1.0, *(0.0,) * (CANDIDATE_FEATURES - 2), 1.0]
+        task, finish, delay, number = self._awaited
+        facts = facts_of(task.job.job)[task.index]
+        mode = facts.modes[number]
+        rest = max(0.0, task.job.critical_path_left - task.rank)
+        here = (
+            0.0,
+            finish - delay,
+            mode.gpus / self._total,
+            *(0.0,) * 6,  # what is free then is not known
+            finish + rest,
+            finish / self._soon,
+            delay,
+            delay,
+            1.0,
+            0.0,
+            0.0,
+            1.0,
+        )
+        return [*self._task(task, facts), *mode.features, *here]
+
+    def _find_awaited(self) -> tuple[TaskState, float, float, int] | None:
+        """What waiting is for: the task, seconds to its end, seconds of the wait, and the mode's number."""
         tasks = (task for job in self._queue for task in job.foremost[:PER_JOB])
         for task in islice(tasks, LOOKED_AT):
-            facts = facts_of(task.job.job)[task.index]
-            finish, delay, number = self._best(task, facts, task.left(task.waiting[-1]))
+            finish, delay, number = self._best(task, facts_of(task.job.job)[task.index], task.left(task.waiting[-1]))
             if 0.0 < delay < math.inf:
-                mode = facts.modes[number]
-                rest = max(0.0, task.job.critical_path_left - task.rank)
-                here = (
-                    0.0,
-                    finish - delay,
-                    mode.gpus / self._total,
-                    *(0.0,) * 6,  # what is free then is not known
-                    finish + rest,
-                    finish / self._soon,
-                    delay,
-                    delay,
-                    1.0,
-                    0.0,
-                    0.0,
-                    1.0,
-                )
-                return [*self._task(task, facts), *mode.features, *here]
-        return [1.0, *(0.0,) * (CANDIDATE_FEATURES - 2), 1.0]
+                return task, finish, delay, number
+        return None
 
     def _stop(self, run: Run) -> tuple[float, ...]:
-        """Stopping is seen as what is left of the run, and what a checkpoint costs relative to that."""
+        """Stopping is seen as what is left of the run, what a checkpoint costs relative to that, and whom it helps.
+
+        For the task that waiting is for, if it ends earlier in the room that this makes; and for the run itself.
+        """
         task, mode = run.task, run.mode
         facts = facts_of(task.job.job)[task.index]
         left = max(run.expected_end - self._state.now, 1e-3 * self._unit)
         of_type = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+        share, delay, saved, work = self._let_in(run, of_type + mode.gpus)
         return (
             *self._task(task, facts),
             *facts.modes[run.allocation.mode].features,
             0.0,
             left,
             mode.gpus / self._total,
-            0.0,
+            share,
             (of_type + mode.gpus) / self._total,
-            0.0,
+            self._gain_by_restart(run, left),
             len(run.allocation.shares) > 1,
             log1p(2 * task.task.checkpoint_time / left),
             0.0,
             left + max(0.0, task.job.critical_path_left - task.rank),
             left / self._soon,
-            0.0,
-            0.0,
-            0.0,
+            delay,
+            saved,
+            work,
             self._state.now - run.start,
             1.0,
             0.0,
         )
+
+    def _gain_by_restart(self, run: Run, left: float) -> float:
+        """The part of what is left of the run that it would save in its fastest mode for which there is room."""
+        task, own = run.task, run.mode
+        facts = facts_of(task.job.job)[task.index]
+        work = left / facts.modes[run.allocation.mode].duration
+        for mode in facts.fastest_first:
+            room = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+            if mode.gpus <= room + (own.gpus if mode.gpu_type == own.gpu_type else 0):
+                overhead = 2 * task.task.checkpoint_time + task.task.setup_time
+                return max(0.0, 1.0 - (overhead + work * mode.duration) / left)
+        return 0.0
+
+    def _let_in(self, run: Run, room: int) -> tuple[float, float, float, float]:
+        """What the task that waiting is for would have of a stop; all 0 if it would save nothing.
+
+        The part of the room that it takes, seconds that it waits now, seconds that it saves, and the work of its job
+        relative to that of the run's, at most 1.
+        """
+        awaited = self._awaited
+        if awaited is None:
+            return 0.0, 0.0, 0.0, 0.0
+        task, finish, delay, _ = awaited
+        facts = facts_of(task.job.job)[task.index]
+        left, gpu_type = task.left(task.waiting[-1]), run.mode.gpu_type
+        wait = run.task.task.checkpoint_time
+        for mode in facts.fastest_first:
+            if mode.gpus <= room and (mode.gpu_type is None or mode.gpu_type == gpu_type):
+                saved = finish - wait - left * mode.duration
+                if saved <= 0:
+                    break
+                return mode.gpus / room, delay, saved, min(1.0, task.job.work_left / max(run.task.job.work_left, 1e-9))
+        return 0.0, 0.0, 0.0, 0.0
 
     def _best(self, task: TaskState, facts: TaskFacts, left: float) -> tuple[float, float, int]:
         """Seconds to the earliest end of the task that waiting allows, seconds of the wait, and the mode's number."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from rlsched.state import State
 _PENALTY = 1e-5  # on the squared weights: without one they grow for ever where a rule can be imitated exactly
 
 Floats = NDArray[np.float64]
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
         ValueError: no such policy, or one that never decided anything that could be imitated.
     """
     watched = watch(scenario, load_policy(teacher), seeds)
-    rows = np.concatenate(watched.rows)
-    sizes = np.array([len(of_one) for of_one in watched.rows])
+    rows = np.concatenate(watched.seen)
+    sizes = np.array([len(of_one) for of_one in watched.seen])
     first = np.cumsum(sizes) - sizes
     chosen = first + np.array(watched.chosen)
     spread = np.where(np.arange(len(NAMES)) < len(CANDIDATE_COLUMNS), rows.std(axis=0), rows[first].std(axis=0))
@@ -68,42 +70,54 @@ def imitate(scenario: Scenario, teacher: str, seeds: Sequence[int]) -> Imitation
     return Imitation(columns, spread[used], weights / length, float((scores[chosen] == best).mean()))
 
 
-def watch(scenario: Scenario, policy: Policy, seeds: Sequence[int]) -> Watched:
-    """What a policy decides on some workloads.
+def watch(scenario: Scenario, policy: Policy, seeds: Sequence[int]) -> Watched[Floats]:
+    """What a policy decides on some workloads, and what a linear policy sees then, (1 + candidates, len(NAMES)) each.
 
     Raises:
         ValueError: it never decided anything that a linear policy could decide.
     """
-    watched = Watched(policy, View(scenario.preemption, scenario.objective))
+    view = View(scenario.preemption, scenario.objective)
+    watched = Watched(policy, view.candidates, view.rows)
     for seed in seeds:
         Scheduler(scenario.simulator(seed)).run(watched)
-    if not watched.rows:
+    if not watched.seen:
         raise ValueError("expected a policy whose decisions can be imitated, found one that takes none")
     return watched
 
 
-class Watched:
-    """A policy, with the rows of what it could have decided each time, and the number of the one that it did decide.
+class Watched(Generic[Seen]):
+    """A policy, with what could be seen each time that it decided, and the number of the candidate that it chose.
+
+    Decisions that are none of the candidates are left out.
 
     Attributes:
-        rows: of each decision what a linear policy sees, (1 + candidates, len(NAMES)).
-        chosen: the row of what was decided.
+        seen: of each decision what `see` makes of it.
+        chosen: the number of the candidate; 0: it waited.
+
+    Args:
+        candidates: what may be decided in a state.
+        see: answers a state with its candidates, if there are any.
     """
 
-    def __init__(self, policy: Policy, view: View) -> None:
-        self._policy, self._view = policy, view
-        self.rows: list[Floats] = []
+    def __init__(
+        self,
+        policy: Policy,
+        candidates: Callable[[State], list[Candidate]],
+        see: Callable[[State, list[Candidate]], Seen],
+    ) -> None:
+        self._policy, self._candidates, self._see = policy, candidates, see
+        self.seen: list[Seen] = []
         self.chosen: list[int] = []
 
     def __call__(self, state: State) -> Sequence[Decision]:
-        candidates = self._view.candidates(state)
-        rows = self._view.rows(state, candidates) if candidates else None
+        candidates = self._candidates(state)
+        seen = self._see(state, candidates) if candidates else None
         decisions = self._policy(state)
         decided = next((d for d in decisions if isinstance(d, Allocation | Preemption)), None)
-        if rows is not None and (decided is not None or state.running):
+        if seen is not None and (decided is not None or state.running):
             chosen = 0 if decided is None else _number(decided, candidates)
             if chosen is not None:
-                self.rows.append(rows)
+                self.seen.append(seen)
                 self.chosen.append(chosen)
         return decisions
 

@@ -28,7 +28,7 @@ def start_from_linear(
     """
     own = np.array([weights.get(name, 0.0) for name in NAMES])
     watched = watch(scenario, LinearPolicy(weights, scenario.objective), seeds)
-    scale = sharpness([rows @ own for rows in watched.rows], ENTROPY)
+    scale = sharpness([rows @ own for rows in watched.seen], ENTROPY)
     of_candidates, of_waiting = np.split(own * scale, [len(CANDIDATE_COLUMNS)])
     with torch.no_grad():
         known = torch.tensor([name in weights for name in CANDIDATE_COLUMNS])

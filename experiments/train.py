@@ -27,20 +27,19 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from rlsched.experiments.cloning import clone
 from rlsched.experiments.first_stops import begin_to_stop
-from rlsched.experiments.imitation import imitate
 from rlsched.experiments.linear_start import start_from_linear
 from rlsched.manifest import manifest
 from rlsched.policies.learned import LearnedPolicy, load_learned, save_policy
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.policies.ppo import GroupPPO
-from rlsched.policies.registry import is_heuristic
+from rlsched.policies.registry import is_heuristic, load_policy
 from rlsched.policies.rollouts import Players
 from rlsched.policies.shipped import policy_file
 from rlsched.policies.tuned import TunedFileError, read_tuned
 from rlsched.scenario import Scenario
 
-_EXAMPLES = 6  # training workloads on which a heuristic shows what it does
 _LESSONS = 2  # training workloads that show how sharp a linear policy is to start with
 REFERENCES = ("srpt", "critical-path", "sjf", "fifo")
 
@@ -63,7 +62,7 @@ class TrainingConfig:
         horizon, trace: see `GroupPPO`.
         graph_layers: see `NetworkConfig`.
         start: file or folder of a trained policy to start from, or YAML file of a linear one, or a heuristic's name, to
-            start from a linear policy that decides like it; empty: from scratch.
+            start with what it decides; empty: from scratch.
     """
 
     steps: int = 1_500_000
@@ -130,8 +129,7 @@ def train(
     torch.set_num_threads(1)
     identity = {"scenario": scenario.name, **asdict(config)}
     previous = _read_checkpoint(out / "checkpoint.pt", identity, resume)
-    imitated = previous is not None and is_heuristic(config.start)  # when it began
-    started = None if imitated else _read_start(config.start, scenario)
+    started = _read_start(config.start)
     out.mkdir(parents=True, exist_ok=True)
 
     model = GroupPPO(
@@ -156,22 +154,22 @@ def train(
     model.set_logger(configure(str(out / "tensorboard"), ["tensorboard"]))
     recorder = _Recorder(scenario, out, config, identity, progress)
     if started is not None and previous is None:
-        _begin_with(started, model.network, scenario)
+        _begin_with(started, model.network, scenario, config.seed)
     with model.players:
         _learn(model, recorder, previous, config.steps)
     return recorder.curve
 
 
-Start = LearnedPolicy | Mapping[str, float]
+Start = LearnedPolicy | Mapping[str, float] | str
 
 
-def _read_start(start: str, scenario: Scenario) -> Start | None:
-    """The policy to start from: trained, or the weights of a linear one, or of one that decides like a heuristic."""
+def _read_start(start: str) -> Start | None:
+    """The policy to start from: trained, or the weights of a linear one, or the name of a heuristic."""
     if not start:
         return None
     if is_heuristic(start):
-        imitation = imitate(scenario, start, scenario.seed_range("train", _EXAMPLES))
-        return imitation.by_name(imitation.weights)
+        load_policy(start)  # a wrong option is found before anything is made
+        return start
     path = policy_file(start)
     if path.suffix not in (".yaml", ".yml"):
         return load_learned(path)
@@ -188,8 +186,10 @@ def _sizes(started: Start | None, config: TrainingConfig) -> NetworkConfig:
     return NetworkConfig(graph_layers=config.graph_layers)
 
 
-def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario) -> None:
-    if isinstance(started, LearnedPolicy):
+def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario, seed: int) -> None:
+    if isinstance(started, str):
+        clone(network, scenario, started, seed)
+    elif isinstance(started, LearnedPolicy):
         network.load_state_dict(started.network.state_dict())
         if scenario.preemption and not started.encoder.preemption:
             begin_to_stop(network, scenario, scenario.seeds.train)

@@ -6,12 +6,14 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from builders import clusters, erratic, jobs, uncertainties
+import pytest
+from builders import clusters, erratic, first_fit, jobs, uncertainties
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.encoding import SHORTLIST, Encoder
+from rlsched.envs.rows import COLUMNS
 from rlsched.model import Cluster, Job, Mode, Node, Task
 from rlsched.policies.registry import load_policy
 from rlsched.scheduler import Decision, Scheduler
@@ -81,3 +83,27 @@ def test_for_the_makespan_the_longest_jobs_are_on_the_shortlist() -> None:
     Scheduler(Simulator(Cluster((Node("n", gpus=4),)), arriving, 0)).run(look)
     assert seen["mean_jct"] == [f"{i}" for i in range(SHORTLIST)]
     assert seen["makespan"] == [f"{i}" for i in range(39, 39 - SHORTLIST, -1)]
+
+
+def test_stopping_is_seen_with_whom_it_lets_in_and_what_the_run_itself_would_save() -> None:
+    """A run on one of two GPUs, 80 s from its end; a task that needs both for 10 s; the run would be twice as fast."""
+    long = Task("long", (Mode(100.0, gpus=1), Mode(50.0, gpus=2)), preemptible=True)
+    arriving = [Job("a", (long,), 0.0), Job("b", (Task("short", (Mode(10.0, gpus=2),)),), 20.0)]
+    rows: list[dict[str, float]] = []
+
+    def look(state: State) -> Sequence[Decision]:
+        encoder = Encoder(preemption=True)
+        candidates = encoder.candidates(state)
+        if state.now == 20 and candidates:
+            (row,) = encoder.encode(state, candidates)["candidates"][1 : 1 + len(candidates)]
+            rows.append(dict(zip([name for name, _ in COLUMNS], row.tolist(), strict=True)))
+        return first_fit(state)
+
+    Scheduler(Simulator(Cluster((Node("n", gpus=2),)), arriving, 0)).run(look)
+    row, unit = rows[0], (50 + 10) / 2
+    assert row["is_stop"] == 1
+    assert row["mode.delay"] == pytest.approx(np.log1p(80 / unit))  # what the short task waits now
+    assert row["mode.best_delay"] == pytest.approx(np.log1p(80 / unit))  # and would save
+    assert row["mode.share_of_free"] == 1
+    assert 0 < row["mode.best_finish"] < 1  # it has less work
+    assert row["mode.node_remainder"] == pytest.approx(0.5)

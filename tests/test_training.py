@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from rlsched.envs.encoding import CRITIC_FEATURES
 from rlsched.envs.scheduling import SchedulingEnv
+from rlsched.experiments import cloning
 from rlsched.experiments.first_stops import begin_to_stop
 from rlsched.experiments.linear_start import sharpness, start_from_linear
 from rlsched.experiments.train import Evaluation, ResumeError, TrainingConfig, train
@@ -52,8 +53,9 @@ def test_training_writes_policy_card_curve_and_logs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["", "srpt:blocking=none"])
-def test_an_interrupted_training_resumes_exactly(tmp_path: Path, start: str) -> None:
+def test_an_interrupted_training_resumes_exactly(tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after an iteration and resumed, it ends with the weights of an undisturbed one, bit for bit."""
+    monkeypatch.setattr(cloning, "WORKLOADS", 5)
     scenario, config = load_scenario("tiny"), dataclasses.replace(SMALL, start=start)
     undisturbed = train(scenario, tmp_path / "a", config, processes=1)
     calls = 0
@@ -84,8 +86,9 @@ def test_a_network_may_begin_as_a_linear_policy() -> None:
         assert played[0].runs == played[1].runs
 
 
-def test_a_training_may_begin_with_a_heuristic(tmp_path: Path) -> None:
-    """With a linear policy that decides like it, and not like an untrained network."""
+def test_a_training_may_begin_with_a_heuristic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides like it, and not like an untrained network."""
+    monkeypatch.setattr(cloning, "WORKLOADS", 30)
     scenario = load_scenario("tiny")
     config = dataclasses.replace(SMALL, steps=1, start="srpt:blocking=none", learning_rate=0.0, final_learning_rate=0.0)
     learned = min(e.ratio for e in train(scenario, tmp_path / "like-srpt", config, processes=1))

@@ -9,6 +9,7 @@ from rlsched.cli.output import messages, progress_bar
 from rlsched.experiments.train import Evaluation, TrainingConfig
 from rlsched.experiments.train import train as run_training
 from rlsched.mixture import load_training
+from rlsched.policies.registry import is_heuristic
 from rlsched.report.units import duration
 from rlsched.scenario import Scenario
 
@@ -35,6 +36,8 @@ def train_with_progress(
     scenario: Scenario, out: Path, config: TrainingConfig, resume: bool, processes: int = 0, device: str = "cpu"
 ) -> list[Evaluation]:
     """Train, with a bar and a line for every evaluation on standard error. Returns the learning curve."""
+    if is_heuristic(config.start) and not resume:
+        messages.print(f"first it learns to decide like {config.start}, which takes a minute or two")
     with progress_bar() as bar:
         task = bar.add_task(f"training on {scenario.name}", total=config.steps)
 
