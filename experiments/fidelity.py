@@ -1,6 +1,6 @@
 """How near the simulator comes to real runs: predicted and measured makespans of workflows under several policies.
 
-python -m rlsched.experiments.fidelity [--quick] [--scale 12] [--workflows bag,digits] [-o runs/fidelity.json]
+python -m rlsched.experiments.fidelity [--sleep | --quick] [--workflows bag,digits] [-o runs/fidelity.json]
 
 Protocol. Every workflow is first run twice, under `fifo` and `random`, from which durations, contention and launch
 overhead are learned; these runs are not counted. Then the makespan under every policy is predicted, with what is known
@@ -17,6 +17,10 @@ typical probe / the run's own, the mean of its two. Typical is the same mean as 
 are made, so that a change of speed between all those runs and this one cancels out; for the order of policies,
 makespans are in units of their own probe. Speed that changes within a run, or that does not change alike for adding
 up numbers and for what a task does, is left in.
+
+With `--sleep` the tasks of the small workflows take a fixed time instead, as those do that wait for a device with a
+clock of its own. Then the machine's speed plays no part, nothing is probed, and what is left is the error of
+everything else: durations that are learned, launches, hand-overs, who starts when.
 
 The load before each run is recorded. With -o, the result of all runs so far is written after each of them. Exit code 1
 if the median of the corrected errors is above 5 % or the worst above 15 %, 128 + n if ended by signal n.
@@ -57,10 +61,12 @@ from rlsched.workflow import Workflow, load_workflow
 
 SLOTS = 2
 SCALE, QUICK_SCALE = 12.0, 1.0  # at the former a run takes 20 to 30 s on cores that add up 12 million numbers a second
+NAP = 0.5  # seconds of a unit of work that is slept: 10 to 15 s a run
 LEARNING = ("fifo", "random:seed=7")
 POLICIES = ("fifo", "sjf", "critical-path", "lp", "random:seed=1")
 MEDIAN_ERROR, WORST_ERROR = 0.05, 0.15
 _APART = 0.03  # relative, from which on the simulator is said to tell two policies apart
+Work = Callable[[float], str]  # a command that does so many units of work
 _WORKLOADS = Path(__file__).parent / "workflows"
 
 
@@ -161,52 +167,57 @@ def _tau(runs: Sequence[Measured], makespan: Callable[[Measured], float]) -> flo
     return None if math.isnan(tau) else tau
 
 
-def _work(units: float, scale: float) -> str:
-    """A command that adds up so many million numbers, times `scale`."""
-    return f"${{python}} -c 'sum(i * i for i in range({int(units * scale * 1e6)}))'"
+def adding_up(scale: float) -> Work:
+    """Of so many million numbers, times `scale`."""
+    return lambda units: f"${{python}} -c 'sum(i * i for i in range({int(units * scale * 1e6)}))'"
 
 
-def _task(units: float, scale: float, needs: Iterable[str] = (), **more: Any) -> dict[str, Any]:
-    return {"run": _work(units, scale), "gpus": 1, "duration": units, "needs": list(needs), **more}
+def sleeping(scale: float) -> Work:
+    """For so many seconds, times `scale`."""
+    return lambda units: f"sleep {units * scale:g}"
 
 
-def _bag(scale: float) -> dict[str, Any]:
+def _task(units: float, work: Work, needs: Iterable[str] = (), **more: Any) -> dict[str, Any]:
+    return {"run": work(units), "gpus": 1, "duration": units, "needs": list(needs), **more}
+
+
+def _bag(work: Work) -> dict[str, Any]:
     """Independent tasks of very different sizes, the longest last."""
-    return {f"t{n}": _task(units, scale) for n, units in enumerate((2, 1, 4, 3, 2, 6, 3, 8, 5, 16))}
+    return {f"t{n}": _task(units, work) for n, units in enumerate((2, 1, 4, 3, 2, 6, 3, 8, 5, 16))}
 
 
-def _chains(scale: float) -> dict[str, Any]:
+def _chains(work: Work) -> dict[str, Any]:
     """A long chain and three short ones."""
     lengths = {"a": (3, 3, 3), "b": (2, 2), "c": (5, 5, 5, 5), "d": (4, 4)}
     return {
-        f"{chain}{n}": _task(units, scale, [f"{chain}{n - 1}"] if n else [])
+        f"{chain}{n}": _task(units, work, [f"{chain}{n - 1}"] if n else [])
         for chain, sizes in lengths.items()
         for n, units in enumerate(sizes)
     }
 
 
-def _fork_join(scale: float) -> dict[str, Any]:
+def _fork_join(work: Work) -> dict[str, Any]:
     """Six in parallel between two that are alone, with checks that take no slot beside them."""
-    middle = {f"m{n}": _task(units, scale, ["split"]) for n, units in enumerate((3, 5, 2, 7, 4, 9))}
-    checks = {f"check{n}": _task(1, scale, [f"m{n}"], gpus=0) for n in range(3)}
-    return {"split": _task(4, scale), **middle, **checks, "join": _task(4, scale, [*middle, *checks])}
+    middle = {f"m{n}": _task(units, work, ["split"]) for n, units in enumerate((3, 5, 2, 7, 4, 9))}
+    checks = {f"check{n}": _task(1, work, [f"m{n}"], gpus=0) for n in range(3)}
+    return {"split": _task(4, work), **middle, **checks, "join": _task(4, work, [*middle, *checks])}
 
 
-def _layers(scale: float) -> dict[str, Any]:
+def _layers(work: Work) -> dict[str, Any]:
     """Layers in which who comes first decides who can go on."""
-    content = {f"a{n}": _task(units, scale) for n, units in enumerate((2, 6, 3, 5))}
-    content |= {f"b{n}": _task(units, scale, [f"a{n}", f"a{(n + 1) % 4}"]) for n, units in enumerate((8, 2, 4, 2))}
-    return content | {f"c{n}": _task(units, scale, [f"b{n}"]) for n, units in enumerate((2, 9, 3))}
+    content = {f"a{n}": _task(units, work) for n, units in enumerate((2, 6, 3, 5))}
+    content |= {f"b{n}": _task(units, work, [f"a{n}", f"a{(n + 1) % 4}"]) for n, units in enumerate((8, 2, 4, 2))}
+    return content | {f"c{n}": _task(units, work, [f"b{n}"]) for n, units in enumerate((2, 9, 3))}
 
 
-def _gangs(scale: float) -> dict[str, Any]:
+def _gangs(work: Work) -> dict[str, Any]:
     """Tasks that take both slots, with a process on each, among tasks that take one."""
-    both = f"{_work(4, scale)} & {_work(4, scale)}; wait"
+    both = f"{work(4)} & {work(4)}; wait"
     gangs = {f"g{n}": {"run": both, "gpus": 2, "duration": 4} for n in range(2)}
-    return {**{f"t{n}": _task(units, scale) for n, units in enumerate((3, 7, 2, 5, 9))}, **gangs}
+    return {**{f"t{n}": _task(units, work) for n, units in enumerate((3, 7, 2, 5, 9))}, **gangs}
 
 
-_SMALL: dict[str, Callable[[float], dict[str, Any]]] = {
+_SMALL: dict[str, Callable[[Work], dict[str, Any]]] = {
     "bag": _bag,
     "chains": _chains,
     "fork-join": _fork_join,
@@ -215,13 +226,13 @@ _SMALL: dict[str, Callable[[float], dict[str, Any]]] = {
 }
 
 
-def write_workflows(folder: Path, scale: float, names: Sequence[str]) -> list[Path]:
+def write_workflows(folder: Path, work: Work, names: Sequence[str]) -> list[Path]:
     """The workflow files to run; those that come with rlsched are copied, so that their history starts empty."""
     files = []
     for name in names:
         file = folder / f"{name}.yaml"
         if name in _SMALL:
-            file.write_text(yaml.safe_dump({"name": name, "tasks": _SMALL[name](scale)}, sort_keys=False))
+            file.write_text(yaml.safe_dump({"name": name, "tasks": _SMALL[name](work)}, sort_keys=False))
         else:
             shutil.copy(_WORKLOADS / file.name, file)
         files.append(file)
@@ -293,11 +304,12 @@ def _arguments() -> argparse.Namespace:
     )
     known = [*_SMALL, "digits", "news"]
     parser.add_argument("--quick", action="store_true", help="small tasks, three policies; by default bag and layers")
+    parser.add_argument("--sleep", action="store_true", help="tasks that take time and no work")
     parser.add_argument(
         "--scale",
         type=float,
-        metavar="MILLIONS",
-        help=f"numbers in a unit of work; default: {SCALE:g}, quick {QUICK_SCALE:g}",
+        metavar="SIZE",
+        help=f"of a unit of work: millions of numbers (default: {SCALE:g}, quick {QUICK_SCALE:g}) or seconds ({NAP:g})",
     )
     parser.add_argument(
         "--workflows",
@@ -306,14 +318,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("-o", "--out", type=Path, help="JSON file for the result, written anew after every run")
     options = parser.parse_args()
-    chosen = ["bag", "layers"] if options.quick else known[:-1]
+    chosen = ["bag", "layers"] if options.quick else [*_SMALL] if options.sleep else known[:-1]
     if options.workflows is not None:
         chosen = options.workflows.split(",")
     if wrong := [name for name in chosen if name not in known]:
         parser.error(f"--workflows: expected some of {', '.join(known)}, found {wrong[0]!r}")
     options.workflows = list(dict.fromkeys(chosen))
     if options.scale is None:
-        options.scale = QUICK_SCALE if options.quick else SCALE
+        options.scale = NAP if options.sleep else QUICK_SCALE if options.quick else SCALE
     if not 0 < options.scale < math.inf:
         parser.error(f"--scale: expected a number above 0, found {options.scale:g}")
     return options
@@ -322,13 +334,14 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     options = _arguments()
     policies = POLICIES[:3] if options.quick else POLICIES
-    if os.getloadavg()[0] > 0.5:
+    if os.getloadavg()[0] > 0.5 and not options.sleep:
         _say("the machine is busy: the figures will say as much about that as about the simulator")
     planned = len(options.workflows) * len(policies)
     runs: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
-        for file in write_workflows(Path(folder), options.scale, options.workflows):
-            for run in compare(load_workflow(file), policies, lambda: probe(SLOTS)):
+        work = (sleeping if options.sleep else adding_up)(options.scale)
+        for file in write_workflows(Path(folder), work, options.workflows):
+            for run in compare(load_workflow(file), policies, (lambda: 1.0) if options.sleep else lambda: probe(SLOTS)):
                 runs.append(run)
                 if options.out is not None:
                     _write(options.out, runs, planned, Path(folder))

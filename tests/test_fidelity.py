@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rlsched.executor.estimates import typical
 from rlsched.experiments.drift import probe
-from rlsched.experiments.fidelity import Measured, compare, summarise, write_workflows
+from rlsched.experiments.fidelity import Measured, adding_up, compare, summarise, write_workflows
 from rlsched.workflow import load_workflow
 
 
@@ -81,7 +81,7 @@ def test_what_is_typical_has_the_scale_of_its_times(seconds: list[float], factor
 def test_every_run_is_corrected_to_the_speed_of_those_it_was_predicted_from(tmp_path: Path) -> None:
     """The probe is asked before and after each of two learning and two counted runs; it takes longer at the third."""
     readings = chain([0.5, 1.5, 1.0, 1.0, 3.0, 5.0], repeat(1.0))
-    (file,) = write_workflows(tmp_path, 0.001, ["gangs"])
+    (file,) = write_workflows(tmp_path, adding_up(0.001), ["gangs"])
     first, second = compare(load_workflow(file), ["fifo", "sjf"], lambda: next(readings))
     assert first.learned_probe == pytest.approx(1.0)
     assert first.probe == 4.0
