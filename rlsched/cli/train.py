@@ -9,7 +9,7 @@ from rlsched.cli.output import messages, progress_bar
 from rlsched.experiments.train import Evaluation, TrainingConfig
 from rlsched.experiments.train import train as run_training
 from rlsched.mixture import load_training
-from rlsched.policies.registry import is_heuristic
+from rlsched.policies.registry import is_heuristic, load_policy
 from rlsched.report.units import duration
 from rlsched.scenario import Scenario
 
@@ -37,6 +37,7 @@ def train_with_progress(
 ) -> list[Evaluation]:
     """Train, with a bar and a line for every evaluation on standard error. Returns the learning curve."""
     if is_heuristic(config.start) and not resume:
+        load_policy(config.start)  # complains of a wrong option first
         messages.print(f"first it learns to decide like {config.start}, which takes a minute or two")
     with progress_bar() as bar:
         task = bar.add_task(f"training on {scenario.name}", total=config.steps)
