@@ -59,7 +59,8 @@ def _watch(network: SchedulingNetwork, scenario: Scenario, teacher: str) -> tupl
     """What a network sees when the teacher decides, each (decisions, ...), and the row of what it decides."""
     seen: list[Observation] = []
     chosen: list[int] = []
-    for seed in scenario.seed_range("train", WORKLOADS):
+    first, end = scenario.seeds.train, scenario.seeds.validation
+    for seed in range(first, min(first + WORKLOADS, end)):
         if len(seen) >= EXAMPLES:
             break
         episode = scenario.episode(seed)

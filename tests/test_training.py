@@ -29,6 +29,7 @@ from rlsched.policies.registry import load_policy
 from rlsched.policies.rollouts import Episode, Players, play
 from rlsched.policies.tuned import TunedBaseline, TunedFileError, write_tuned
 from rlsched.scenario import load_scenario
+from rlsched.scenariofile import Seeds
 from rlsched.scheduler import Scheduler
 
 SMALL = TrainingConfig(steps=600, sequences=2, rollouts=2, validate_every=1, validation_workloads=2)
@@ -86,10 +87,9 @@ def test_a_network_may_begin_as_a_linear_policy() -> None:
         assert played[0].runs == played[1].runs
 
 
-def test_a_training_may_begin_with_a_heuristic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It decides like it, and not like an untrained network."""
-    monkeypatch.setattr(cloning, "WORKLOADS", 30)
-    scenario = load_scenario("tiny")
+def test_a_training_may_begin_with_a_heuristic(tmp_path: Path) -> None:
+    """It decides like it, and not like an untrained network; however few training workloads there are."""
+    scenario = dataclasses.replace(load_scenario("tiny"), seeds=Seeds(validation=30))
     config = dataclasses.replace(SMALL, steps=1, start="srpt:blocking=none", learning_rate=0.0, final_learning_rate=0.0)
     learned = min(e.ratio for e in train(scenario, tmp_path / "like-srpt", config, processes=1))
     untrained = min(e.ratio for e in train(scenario, tmp_path / "untrained", dataclasses.replace(config, start="")))
