@@ -28,7 +28,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlsched.active import JobState, Run
+from rlsched.active import JobState
 from rlsched.envs.backlog import Backlog
 from rlsched.envs.facts import facts_of
 from rlsched.envs.fluid import fluid_flow_times
@@ -132,7 +132,7 @@ class Encoder:
             if run.task.task.preemptible
             and not run.stopping
             and (waiting or (len(run.task.task.modes) > 1 and free))
-            and _under_way(run, state)
+            and state.now - run.start > run.toll
         ]
         runs.sort(key=lambda run: -run.task.job.work_left)
         return [Candidate(r.task, r.allocation.mode, r.allocation.shares, r) for r in runs[:MAX_STOPS]]
@@ -229,11 +229,6 @@ class Encoder:
 
 
 _path_left = attrgetter("critical_path_left")
-
-
-def _under_way(run: Run, state: State) -> bool:
-    task = run.task.task
-    return state.now - run.start > task.setup_time + 2 * task.checkpoint_time
 
 
 def action_mask(state: State, candidates: list[Candidate]) -> NDArray[np.bool_]:

@@ -103,8 +103,8 @@ class RowWriter:
     def __init__(self, state: State, backlog: Backlog, queue: Iterable[JobState], next_end: float) -> None:
         self._state, self._backlog, self._queue = state, backlog, queue
         self._unit, self._pool, self._nodes = state.typical_time, state.pool, state.cluster.nodes
-        self._total, self._free_all = max(1, state.cluster.gpu_count()), state.pool.free_gpus()
-        self._free = {t: state.pool.free_gpus(t) for t in state.cluster.gpu_types}
+        self._total = max(1, state.cluster.gpu_count())
+        self._free = {t: state.pool.free_gpus(t) for t in (None, *state.cluster.gpu_types)}  # None: of any type
         self._mean_work = max(backlog.work / max(1, len(backlog.jobs)), 1e-9)
         self._soon = max(next_end, 1e-3 * self._unit)
         self._availability = Availability(state)
@@ -130,7 +130,7 @@ class RowWriter:
                 overhead = task.task.setup_time > 0 or left < 1.0
             mode = facts.modes[number]
             duration, gpus, node = left * mode.duration, mode.gpus, shares[0].node
-            type_free = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+            type_free = self._free.get(mode.gpu_type, 0)
             flat += prefix
             flat += mode.features
             flat += (
@@ -202,7 +202,7 @@ class RowWriter:
         task, mode = run.task, run.mode
         facts = facts_of(task.job.job)[task.index]
         left = max(run.expected_end - self._state.now, 1e-3 * self._unit)
-        of_type = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+        of_type = self._free.get(mode.gpu_type, 0)
         share, delay, saved, work = self._let_in(run, of_type + mode.gpus)
         return (
             *self._task(task, facts),
@@ -212,7 +212,7 @@ class RowWriter:
             mode.gpus / self._total,
             share,
             (of_type + mode.gpus) / self._total,
-            self._gain_by_restart(run, left),
+            self._gain_by_restart(run, facts, left),
             len(run.allocation.shares) > 1,
             log1p(2 * task.task.checkpoint_time / left),
             0.0,
@@ -226,16 +226,14 @@ class RowWriter:
             0.0,
         )
 
-    def _gain_by_restart(self, run: Run, left: float) -> float:
+    def _gain_by_restart(self, run: Run, facts: TaskFacts, left: float) -> float:
         """The part of what is left of the run that it would save in its fastest mode for which there is room."""
-        task, own = run.task, run.mode
-        facts = facts_of(task.job.job)[task.index]
+        own = run.mode
         work = left / facts.modes[run.allocation.mode].duration
         for mode in facts.fastest_first:
-            room = self._free_all if mode.gpu_type is None else self._free.get(mode.gpu_type, 0)
+            room = self._free.get(mode.gpu_type, 0)
             if mode.gpus <= room + (own.gpus if mode.gpu_type == own.gpu_type else 0):
-                overhead = 2 * task.task.checkpoint_time + task.task.setup_time
-                return max(0.0, 1.0 - (overhead + work * mode.duration) / left)
+                return max(0.0, 1.0 - (run.toll + work * mode.duration) / left)
         return 0.0
 
     def _let_in(self, run: Run, room: int) -> tuple[float, float, float, float]:

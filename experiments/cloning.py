@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rlsched.envs.encoding import Encoder
+from rlsched.envs.scheduling import Observation
 from rlsched.experiments.imitation import Watched
 from rlsched.policies.network import SchedulingNetwork
 from rlsched.policies.registry import load_policy
@@ -21,8 +21,6 @@ EXAMPLES = 40_000  # decisions after which no further workload is begun
 EPOCHS = 40
 _BATCH = 512
 _RATE, _LEAST_RATE = 3e-3, 1.5e-4  # of Adam, falling linearly
-
-Observation = dict[str, NDArray[np.generic]]
 
 
 def clone(network: SchedulingNetwork, scenario: Scenario, teacher: str, seed: int = 0) -> None:

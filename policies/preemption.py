@@ -9,7 +9,7 @@ from rlsched.active import TaskState
 from rlsched.model import Preemption
 from rlsched.policies.claims import Gang
 from rlsched.policies.orders import Key
-from rlsched.policies.stopping import Stopping, toll
+from rlsched.policies.stopping import Stopping
 
 
 def preempt_for(task: TaskState, stopping: Stopping, ratio: float) -> Sequence[Preemption] | None:
@@ -45,7 +45,7 @@ def preempt_for(task: TaskState, stopping: Stopping, ratio: float) -> Sequence[P
         if stopping.place(pool, task, gang.mode) is None:
             pool.give(run.allocation.shares, run.mode)
             needed.append(run)
-    if needed and stopping.wait(task) <= max(map(toll, needed)):
+    if needed and stopping.wait(task) <= max(run.toll for run in needed):
         return None
     shares = stopping.place(pool, task, gang.mode)
     assert shares is not None

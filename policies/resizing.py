@@ -8,7 +8,7 @@ from rlsched.active import Run, TaskState, run_time
 from rlsched.model import Preemption
 from rlsched.policies.claims import Gang
 from rlsched.policies.outlook import part_left
-from rlsched.policies.stopping import Stopping, toll
+from rlsched.policies.stopping import Stopping
 from rlsched.state import State
 
 
@@ -18,7 +18,7 @@ def grow(stopping: Stopping) -> Sequence[Preemption]:
     for _, run in reversed(stopping.runs):
         if len(run.task.task.modes) > 1 and stopping.may_stop(run):
             pool.give(run.allocation.shares, run.mode)
-            best, gain = None, toll(run)
+            best, gain = None, run.toll
             for mode in _modes(run, faster=True):
                 if (shares := stopping.place(pool, run.task, mode)) is not None:
                     gained = _gain(run, Gang(mode, shares), stopping.state)
@@ -42,7 +42,7 @@ def shrink_for(task: TaskState, stopping: Stopping) -> Sequence[Preemption] | No
             pool.give(run.allocation.shares, run.mode)
             for mode in _modes(run, faster=False):
                 shares = stopping.place(pool, run.task, mode)
-                if shares is None or spared + _gain(run, Gang(mode, shares), stopping.state) <= toll(run):
+                if shares is None or spared + _gain(run, Gang(mode, shares), stopping.state) <= run.toll:
                     continue
                 pool.withhold(shares, run.task.task.modes[mode])
                 if (gang := stopping.choose(task, pool)) is not None:

@@ -48,11 +48,11 @@ class Stopping:
 
     def may_stop(self, run: Run) -> bool:
         """True if a run is old enough, and has so much left that waiting for its end is no better."""
-        of_age = run.start + max(_PATIENCE * toll(run), _LEAST_TIME * self.state.typical_time)
+        of_age = run.start + max(_PATIENCE * run.toll, _LEAST_TIME * self.state.typical_time)
         if self.state.now < of_age:
             self.wake_up = min(self.wake_up, of_age)
             return False
-        return run.expected_end - self.state.now > toll(run)
+        return run.expected_end - self.state.now > run.toll
 
     def pool(self) -> Pool:
         """A copy of what will be free and not claimed once all that is stopping has stopped."""
@@ -72,8 +72,3 @@ class Stopping:
                 awaited.append(run)
         self.claims.add(Claim(task, gang, awaited))
         return [Preemption(run.allocation.member) for run in stopped]
-
-
-def toll(run: Run) -> float:
-    """Seconds that it costs a run to be stopped and resumed: a checkpoint written and loaded, devices set up again."""
-    return 2 * run.task.task.checkpoint_time + run.task.task.setup_time

@@ -145,6 +145,11 @@ class Run:
     expected_end: float
     stopping: bool = False
 
+    @property
+    def toll(self) -> float:
+        """Seconds that it costs to stop and resume it: a checkpoint written and loaded, devices set up again."""
+        return 2 * self.task.task.checkpoint_time + self.task.task.setup_time
+
 
 def run_time(task: Task, mode: Mode, cluster: Cluster, nodes: int, work_left: float, cold: bool) -> tuple[float, float]:
     """Seconds a member holds its devices by the estimate of its mode: set-up and restore, and the work that is left."""
