@@ -126,7 +126,7 @@ def combine(parts: Sequence[object]) -> Over | None:
     ends = [over.end for over in overs]
     if None in ends:
         return Over()
-    failed = [end for end in ends if end is not None and (end.code or end.timed_out or end.missing is not None)]
+    failed = [end for end in ends if end is not None and not end.succeeded]
     return Over(min(failed, key=lambda end: end.time) if failed else ends[0])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import zlib
@@ -11,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json  # several times as fast as the standard library
 
 Record = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class Journal:
 
 def seal(record: Record) -> bytes:
     """A record as a line of the file; the checksum is of all that is ahead of it in the line."""
-    body = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()[:-1]
+    body = to_json(record)[:-1]
     return body + _SEAL % zlib.crc32(body)
 
 
@@ -100,7 +99,7 @@ def fold(path: Path, enter: Callable[[Record], None]) -> int:
                 if _holds_sound_record(line) or any(map(_is_sound, file)):
                     raise ValueError(f"{path}:{number}: the journal is damaged here, {sound} bytes from its start")
                 break
-            enter(from_json(line))  # twice as fast as the standard library's
+            enter(from_json(line))
             sound += len(line)
     return sound
 

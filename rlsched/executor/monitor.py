@@ -64,7 +64,7 @@ class Sample:
 @dataclass(slots=True)
 class _Watched:
     attempt: int
-    claim: Path
+    paths: AttemptPaths
     devices: Sequence[str]
     unread: bool  # what an earlier driver has sampled of it
     pid: int | None = None
@@ -116,7 +116,7 @@ class Monitor:
             adopted: an earlier driver has started it, and may have sampled it.
         """
         with self._lock:
-            self._watched[unit] = _Watched(attempt, paths.claim, devices, unread=adopted)
+            self._watched[unit] = _Watched(attempt, paths, devices, unread=adopted)
 
     def ended(self, unit: str) -> Usage:
         """What was sampled of an attempt that has ended."""
@@ -199,7 +199,7 @@ def _pid_of(task: _Watched) -> int | None:
     """Number of its launcher; None: it has not claimed its attempt yet, or is of another machine or PID namespace."""
     if task.pid is None:
         try:
-            claim = read_claim(task.claim)
+            claim = read_claim(task.paths.claim)
         except ValueError:
             return None
         if claim is not None and claim.boot == boot_id() and claim.space == pid_space():

@@ -11,6 +11,18 @@ MARKER = "RLSCHED_PROGRESS_FILE"  # of the variables that a task's processes inh
 _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
+_PLACES = {
+    "claim": "attempts/%s.claim.json",
+    "exit": "attempts/%s.exit.json",
+    "progress": "attempts/%s.progress.json",
+    "preempt": "attempts/%s.preempt.json",
+    "begun": "attempts/%s.begun",
+    "log": "logs/%s.log",
+    "replaced": "replaced/%s",
+    "failed": "failed/%s",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptPaths:
     """The files and folders of a unit's attempt. Made when they are asked for: most attempts need few of them.
@@ -26,22 +38,22 @@ class AttemptPaths:
     @property
     def claim(self) -> Path:
         """Says which process is its launcher; comes into being once, before the command does."""
-        return Path(self.text("claim.json"))
+        return Path(self.text("claim"))
 
     @property
     def exit(self) -> Path:
         """How the command ended, as its launcher saw it."""
-        return Path(self.text("exit.json"))
+        return Path(self.text("exit"))
 
     @property
     def progress(self) -> Path:
         """Where it may report its progress."""
-        return Path(self.text("progress.json"))
+        return Path(self.text("progress"))
 
     @property
     def preempt(self) -> Path:
         """Appears when it is asked to stop."""
-        return Path(self.text("preempt.json"))
+        return Path(self.text("preempt"))
 
     @property
     def begun(self) -> Path:
@@ -51,21 +63,21 @@ class AttemptPaths:
     @property
     def log(self) -> Path:
         """Its output."""
-        return Path(f"{self.run_dir}/logs/{self.name}.log")
+        return Path(self.text("log"))
 
     @property
     def replaced(self) -> Path:
         """Its declared outputs as they were before it."""
-        return Path(f"{self.run_dir}/replaced/{self.name}")
+        return Path(self.text("replaced"))
 
     @property
     def failed(self) -> Path:
         """Its declared outputs as it left them, if it did not succeed."""
-        return Path(f"{self.run_dir}/failed/{self.name}")
+        return Path(self.text("failed"))
 
-    def text(self, ending: str) -> str:
-        """The name of a file in `attempts`: a `Path` takes ten times as long to make."""
-        return f"{self.run_dir}/attempts/{self.name}.{ending}"
+    def text(self, what: str) -> str:
+        """One of these, named like the attribute, as text: a `Path` takes ten times as long to make."""
+        return f"{self.run_dir}/{_PLACES[what] % self.name}"
 
 
 def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> AttemptPaths:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from pydantic_core import from_json
 
 from rlsched.executor import launcher
 from rlsched.executor.claim import open_holder, read_claim
@@ -45,6 +45,11 @@ class Exit:
     began: float | None = None
     warm: bool = False
     cpu: float | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """It has done what it should, whatever anybody asked of it meanwhile."""
+        return self.code == 0 and self.missing is None and not self.timed_out
 
 
 class Process:
@@ -85,7 +90,7 @@ class Process:
     @property
     def was_asked_to_stop(self) -> bool:
         """True if somebody has, in this session or an earlier one."""
-        return self.paths.preempt.exists()
+        return os.path.exists(self.paths.text("preempt"))  # noqa: PTH110 - see `text`
 
     def stop(self) -> None:
         """Ask the task to end, and see to it that it does; see `Supervisor`. To ask again changes nothing."""
@@ -145,10 +150,12 @@ def collect(paths: AttemptPaths) -> Exit | None:
 
 def exit_of(content: bytes, paths: AttemptPaths) -> Exit:
     """How an attempt ended, from what its launcher has to say of it."""
-    end = Exit(**json.loads(content))
-    with suppress(OSError, ValueError):  # it is a command, or its function was never called
-        return replace(end, began=float(paths.begun.read_text()))
-    return end
+    end = Exit(**from_json(content))
+    try:
+        with open(paths.text("begun")) as file:  # noqa: PTH123 - see `text`
+            return replace(end, began=float(file.read()))
+    except (OSError, ValueError):  # it is a command, or its function was never called
+        return end
 
 
 def move_failed(outputs: Iterable[Path], folder: Path, paths: AttemptPaths) -> None:

@@ -22,7 +22,7 @@ from rlsched.executor.recording import job_as_record
 from rlsched.executor.rundir import JOURNAL, RunDirectory
 from rlsched.executor.session import Session, take_up
 from rlsched.executor.site import Connect, Here, Site
-from rlsched.executor.status import RunState, RunStatus, read_status
+from rlsched.executor.status import RunState, RunStatus, status_of
 from rlsched.executor.work import work_of
 from rlsched.schedule import Schedule
 from rlsched.scheduler import Observer, Policy, Scheduler
@@ -133,7 +133,7 @@ def run_workflow(
                 schedule, number = _run(session, site, policy, observe, grace, monitor, metrics)
         if schedule.runs:
             learn(workflow, directory.path / JOURNAL, machine.cluster)
-        return RunResult(schedule, read_status(directory.path), number)
+        return RunResult(schedule, status_of(directory.path, directory.history, running=True), number)
     finally:
         directory.close()
 

@@ -35,9 +35,10 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
+        self._checkpoints = self.path / "checkpoints"
         try:
-            for folder in ("logs", "attempts", "checkpoints"):
-                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            for folder in (self.path / "logs", self.path / "attempts", self._checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"{self.path} cannot be a run directory, a file is in the way") from None
         self.history = History()
@@ -75,7 +76,7 @@ class RunDirectory:
 
     def checkpoint(self, unit: str, number: int) -> Path:
         """Folder for the checkpoint that a unit began in an attempt."""
-        return self.path / "checkpoints" / f"{file_name(unit)}.{number}"
+        return self._checkpoints / f"{file_name(unit)}.{number}"
 
     def close(self) -> None:
         """Let go of the directory."""

@@ -16,6 +16,7 @@ from rlsched.executor.call import BEGUN
 from rlsched.executor.handover import beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import Record
+from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.process import Exit, move_failed
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.starter import Launch, NotStartedError, Stopping
@@ -68,7 +69,9 @@ class Running:
             return Verdict(Ending.INTERRUPTED, str(error)), None
         except OSError as error:
             return Verdict(Ending.FAILED, f"could not be started: {error}", Cause.EXIT), None
-        return judge(self.unit, end, process.paths, self.stopping or process.was_asked_to_stop), end
+        succeeded = end is not None and end.succeeded  # then it does not matter, and need not be looked up
+        stopping = self.stopping or (not succeeded and process.was_asked_to_stop)
+        return judge(self.unit, end, process.paths, stopping), end
 
     def left_after(self, end: Exit | None) -> float:
         """Part of the work that is left after a stop: what the task has reported counts if it ended in good order."""
@@ -117,11 +120,12 @@ def launch_of(
         checkpoint: its folder.
         record: the journal's of this start.
     """
+    paths = directory.attempt(unit.name, attempt)
     return Launch(
         unit.argv,
-        directory.attempt(unit.name, attempt),
+        paths,
         record,
-        task_environment(work, unit, directory, attempt, checkpoint, held),
+        _environment(work, unit, directory, attempt, paths, checkpoint, held),
         work.folder,
         checkpoint,
         unit.outputs,
@@ -130,11 +134,16 @@ def launch_of(
     )
 
 
-def task_environment(
-    work: Work, unit: Unit, directory: RunDirectory, attempt: int, checkpoint: Path, held: Held
+def _environment(
+    work: Work,
+    unit: Unit,
+    directory: RunDirectory,
+    attempt: int,
+    paths: AttemptPaths,
+    checkpoint: Path,
+    held: Held,
 ) -> Mapping[str, str]:
     """All environment variables of an attempt; docs/executor.md lists those that it gets from us."""
-    paths = directory.attempt(unit.name, attempt)
     begun = {BEGUN: paths.text("begun")} if unit.is_function else {}
     return {
         **work.inherited,
@@ -145,8 +154,8 @@ def task_environment(
         "RLSCHED_ATTEMPT": str(attempt),
         "RLSCHED_GPUS": str(len(held.devices)),
         "RLSCHED_DEVICES": ",".join(held.devices),
-        "RLSCHED_PROGRESS_FILE": paths.text("progress.json"),
-        "RLSCHED_PREEMPT_FILE": paths.text("preempt.json"),
+        "RLSCHED_PROGRESS_FILE": paths.text("progress"),
+        "RLSCHED_PREEMPT_FILE": paths.text("preempt"),
         "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
         **begun,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
 import socket
@@ -14,6 +13,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic_core import to_json
 
 from rlsched.executor import launcher
 from rlsched.executor.paths import AttemptPaths
@@ -246,11 +247,11 @@ def _request(launch: Launch) -> bytes:
     outputs = declared(launch.outputs, launch.folder)
     timeout = NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, launch.checkpoint, paths.text("claim.json"), json.dumps(launch.record), paths.log),
-        *(paths.text("exit.json"), paths.text("preempt.json"), paths.replaced, paths.failed),
+        *(launch.folder, launch.checkpoint, paths.text("claim"), to_json(launch.record).decode(), paths.text("log")),
+        *(paths.text("exit"), paths.text("preempt"), paths.text("replaced"), paths.text("failed")),
         *(stopping.request, stopping.grace, stopping.last_grace, timeout),
     )
-    variables = (f"{name}={value}" for name, value in launch.env.items())
+    variables = [f"{name}={value}" for name, value in launch.env.items()]
     texts = [*map(str, fields), *outputs, *launch.argv, *variables]
     content = os.fsencode("\0".join(texts) + "\0")
     if content.count(b"\0") != len(texts):

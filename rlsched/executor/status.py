@@ -106,16 +106,25 @@ def read_status(run_dir: Path) -> RunStatus:
     Raises:
         ValueError: it is not a run directory, or its journal is damaged.
     """
-    running = False
     try:
         running = is_locked(run_dir)  # before the journal is read: a run that ends meanwhile is not an abandoned one
         history = History()
         fold(run_dir / JOURNAL, history.enter)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is not a run directory, it has no {JOURNAL}") from None
-    begin, close = history.begin, history.close
-    if begin is None:
+    if history.begin is None:
         raise ValueError(f"{run_dir} holds no run yet")
+    return status_of(run_dir, history, running)
+
+
+def status_of(run_dir: Path, history: History, running: bool) -> RunStatus:
+    """The status that follows from a journal that has a session.
+
+    Args:
+        running: some driver uses the directory.
+    """
+    begin, close = history.begin, history.close
+    assert begin is not None
     if close is None:
         close = {
             "state": RunState.RUNNING if running else RunState.ABANDONED,

@@ -41,10 +41,10 @@ def judge(unit: Unit, end: Exit | None, paths: AttemptPaths, stopping: bool) -> 
         paths: of the attempt; that a GPU's memory was exhausted is known from the log.
         stopping: the scheduler has asked it to stop: unless it has finished all the same, it is PREEMPTED.
     """
+    if end is not None and end.succeeded:
+        return Verdict(Ending.FINISHED)
     if end is not None and end.timed_out:
         return _failed(Cause.TIMEOUT, f"exceeded its timeout of {unit.timeout:g} s")
-    if end is not None and end.code == 0 and end.missing is None:
-        return Verdict(Ending.FINISHED)
     if stopping:
         return Verdict(Ending.PREEMPTED)
     if end is None:

@@ -170,5 +170,4 @@ async def _end(part: Part, ask: Ask) -> Over:
 
 
 def _succeeded(over: Over) -> bool:
-    end = over.end
-    return not over.reason and end is not None and not end.code and not end.timed_out and end.missing is None
+    return not over.reason and over.end is not None and over.end.succeeded
