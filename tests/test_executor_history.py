@@ -31,8 +31,8 @@ CLUSTER = Cluster((Node("n", gpus=2, gpu_type="a100", gpu_memory=80, cpus=8, mem
 
 def seen(seconds: float, start: float = 0.0, digest: str = "d", gpus: int = 1, **more: object) -> Observation:
     """A run beside nobody."""
-    fields = {"gpu_type": "a100" if gpus else None, "busy": {max(1, gpus): seconds}} | more
-    return Observation(digest, gpus, start=start, **fields)  # type: ignore[arg-type]
+    fields = {"unit": "u", "gpu_type": "a100" if gpus else None, "busy": {max(1, gpus): seconds}} | more
+    return Observation(digest=digest, gpus=gpus, start=start, **fields)  # type: ignore[arg-type]
 
 
 def modes_after(task: Task, runs: list[Observation], memory: bool = True) -> tuple[Mode, ...]:
@@ -236,6 +236,20 @@ def test_the_latest_twenty_runs_of_each_mode_are_kept() -> None:
     assert [o.start for o in both["a"]] == [0.5, *map(float, range(1, 21))]
     assert [o.start for o in both["b"]] == [0]
     assert sorted(len(group) for group in groups(both)) == [1, 1, 20]
+
+
+def test_members_that_start_in_the_same_millisecond_count_each(tmp_path: Path) -> None:
+    """Also once they have been in a file; and each still once, however often its journal is read."""
+    members = {"s": [seen(1, unit="s[0]"), seen(2, unit="s[1]")]}
+    write_observed(tmp_path / "h.json", "w", merged({}, members), Calibration())
+    assert merged(read_observed(tmp_path / "h.json"), members) == members
+
+
+def test_a_file_from_before_runs_were_kept_by_unit_is_of_use(tmp_path: Path) -> None:
+    file = tmp_path / "h.json"
+    write_observed(file, "w", {"a": [seen(1.5)]}, Calibration())
+    file.write_text(file.read_text().replace('"unit": "u",', ""))
+    assert read_observed(file) == {"a": [seen(1.5, unit="")]}
 
 
 def test_files_give_back_what_was_written(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def merged(old: Observed, new: Observed) -> dict[str, list[Observation]]:
     """All observations, each once, the latest of every task and mode."""
     result: dict[str, list[Observation]] = {}
     for task in {**old, **new}:
-        by_run = {(o.start, o.digest): o for o in (*old.get(task, ()), *new.get(task, ()))}
+        by_run = {(o.start, o.unit, o.digest): o for o in (*old.get(task, ()), *new.get(task, ()))}
         runs = [by_run[run] for run in sorted(by_run)]
         kept = {id(o) for of_mode in _by_mode(runs) for o in of_mode[-_KEPT:]}
         result[task] = [o for o in runs if id(o) in kept]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +53,12 @@ def learn(workflow: Workflow, journal: Path, cluster: Cluster) -> None:
     """Take in what a journal shows. What cannot be read or written is a warning: the run itself is not touched."""
     try:
         with _locked(history_file(workflow).parent):
+            own = history_file(workflow)
             tasks = {unit_name(task, m): task.name for task in workflow.job.tasks for m in range(task.array)}
-            found = merged(read_observed(history_file(workflow)), observations(journal, tasks))
-            everything: Mapping[Path, Observed] = {
-                file: read_observed(file) for file in sorted(history_file(workflow).parent.glob(f"*{_ENDING}"))
-            } | {history_file(workflow): found}
-            calibration = calibrate(group for observed in everything.values() for group in groups(observed))
-            write_observed(history_file(workflow), workflow.name, found, calibration)
+            found = merged(read_observed(own), observations(journal, tasks))
+            others = [read_observed(file) for file in sorted(own.parent.glob(f"*{_ENDING}")) if file != own]
+            calibration = calibrate(group for observed in (found, *others) for group in groups(observed))
+            write_observed(own, workflow.name, found, calibration)
             slots = max(node.gpus + node.cpus for node in cluster.nodes)
             write_calibration(calibration_file(workflow), calibration, slots)
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ class Observation:
     """An attempt that finished all of its work.
 
     Attributes:
+        unit: whose it was.
         digest: identity of what was run.
         gpus, gpu_type: what it ran on; `gpu_type` is None without GPUs or slots.
         start: when its command was started, seconds since the epoch.
@@ -27,6 +28,7 @@ class Observation:
         usage: what it took.
     """
 
+    unit: str
     digest: str
     gpus: int
     gpu_type: str | None
@@ -44,6 +46,7 @@ class Observation:
     def as_record(self) -> dict[str, Any]:
         """As plain data."""
         return {
+            "unit": self.unit,
             "digest": self.digest,
             "gpus": self.gpus,
             "gpu_type": self.gpu_type,
@@ -64,7 +67,7 @@ class Observation:
         busy = {int(slots): float(seconds) for slots, seconds in record["busy"].items()}
         usage = Usage.of_record(record["usage"]) or Usage()
         fields = {name: record[name] for name in ("digest", "gpus", "gpu_type", "start", "cold", "overhead")}
-        return cls(busy=busy, usage=usage, **fields)
+        return cls(unit=record.get("unit", ""), busy=busy, usage=usage, **fields)  # the first files have no unit
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +140,7 @@ class _Reader:
     def observation(self, stay: _Stay) -> Observation:
         devices = stay.start["devices"]
         return Observation(
+            unit=stay.unit,
             digest=stay.start["digest"],
             gpus=len(devices),
             gpu_type=self._types[devices[0]][1] if devices else None,
