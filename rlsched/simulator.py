@@ -82,6 +82,9 @@ class HostCosts:
             raise ValueError(f"slowdown is {self.slowdown}, expected numbers above 0")
 
 
+_DURATIONS, _FAILURES, _NODE_LOSSES, _DEVICE_LOSSES = range(4)  # streams of random numbers
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     allocation: Allocation
@@ -122,9 +125,8 @@ class Simulator:
         self._env = simpy.Environment()
         self._contention = Contention(costs.slowdown, self._env) if costs is not None and costs.slowdown else None
         self._arrivals = iter(jobs)
-        self._durations_rng, self._failures_rng, self._losses_rng, self._device_losses_rng = (
-            np.random.default_rng([seed, stream]) for stream in range(4)
-        )
+        self._seed = seed
+        self._generators: dict[int, np.random.Generator] = {}
         self._jobs: dict[int, Job] = {}
         self._factors: dict[int, list[list[float]]] = {}
         self._arrived = 0
@@ -143,6 +145,12 @@ class Simulator:
             for node, spec in enumerate(cluster.nodes):
                 for gpu in range(spec.gpus):
                     self._await_device_loss(node, gpu)
+
+    def _random(self, stream: int) -> np.random.Generator:
+        """A stream of random numbers, whatever has become of the others; few simulations need any."""
+        if stream not in self._generators:
+            self._generators[stream] = np.random.default_rng([self._seed, stream])
+        return self._generators[stream]
 
     @property
     def now(self) -> float:
@@ -209,7 +217,7 @@ class Simulator:
         """After how many seconds a run ends, on a host of its own, and how."""
         member, seconds = run.allocation.member, run.overhead + run.work
         if self.uncertainty.failures_per_hour:
-            fails_after = self._failures_rng.exponential(HOUR / self.uncertainty.failures_per_hour)
+            fails_after = self._random(_FAILURES).exponential(HOUR / self.uncertainty.failures_per_hour)
             if fails_after < seconds:
                 return fails_after, Failed(member, "simulated failure")
         return seconds, Finished(member)
@@ -268,11 +276,11 @@ class Simulator:
     def _draw_factors(self, job: Job) -> list[list[float]]:
         sigma = self.uncertainty.duration_noise
         members = sum(task.array for task in job.tasks)
-        drawn = iter(self._durations_rng.lognormal(-sigma * sigma / 2, sigma, members).tolist())
+        drawn = iter(self._random(_DURATIONS).lognormal(-sigma * sigma / 2, sigma, members).tolist())
         return [[next(drawn) for _ in range(task.array)] for task in job.tasks]
 
     def _await_loss(self, node: int) -> None:
-        seconds = self._losses_rng.exponential(HOUR / self.uncertainty.node_losses_per_hour)
+        seconds = self._random(_NODE_LOSSES).exponential(HOUR / self.uncertainty.node_losses_per_hour)
         self._after(seconds, self._lose, node)
 
     def _lose(self, node: int) -> None:
@@ -294,7 +302,7 @@ class Simulator:
         return tuple((run.allocation.member, run.work_left) for run in lost)
 
     def _await_device_loss(self, node: int, gpu: int) -> None:
-        seconds = self._device_losses_rng.exponential(HOUR / self.uncertainty.device_losses_per_hour)
+        seconds = self._random(_DEVICE_LOSSES).exponential(HOUR / self.uncertainty.device_losses_per_hour)
         self._after(seconds, self._lose_device, node, gpu)
 
     def _lose_device(self, node: int, gpu: int) -> None:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median  # the one of numpy imports its masked arrays first
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def calibrate(groups: Iterable[Collection[Observation]]) -> Calibration:
     if not everything:
         return Calibration()
     overheads = [o.overhead for o in everything if o.overhead is not None]
-    launch_overhead = float(np.median(overheads)) if overheads else 0.0
+    launch_overhead = median(overheads) if overheads else 0.0
     warm = [[o for o in group if not o.cold] or group for group in known]
     several = [group for group in warm if len(group) > 1]
     contention = _contention(several)
@@ -126,7 +127,7 @@ def _contention(groups: list[list[Observation]]) -> float:
 
 def _residuals(group: list[Observation], calibration: Calibration) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     logs = np.log([calibration.alone(observation) for observation in group])
-    centred: np.ndarray[tuple[int], np.dtype[np.float64]] = logs - np.median(logs)
+    centred: np.ndarray[tuple[int], np.dtype[np.float64]] = logs - median(logs)
     return centred
 
 
@@ -136,8 +137,8 @@ def _setup_time(groups: list[list[Observation]], calibration: Calibration) -> fl
     for group in groups:
         warm = [calibration.alone(o) for o in group if not o.cold]
         if warm:
-            extra += [calibration.alone(o) - float(np.median(warm)) for o in group if o.cold]
-    return max(0.0, float(np.median(extra))) if len(extra) >= _FEWEST_COLD else None
+            extra += [calibration.alone(o) - median(warm) for o in group if o.cold]
+    return max(0.0, median(extra)) if len(extra) >= _FEWEST_COLD else None
 
 
 def _spread(groups: list[list[Observation]], calibration: Calibration) -> float:
@@ -145,4 +146,4 @@ def _spread(groups: list[list[Observation]], calibration: Calibration) -> float:
     if not groups:
         return 0.0
     deviations = [abs(r) * math.sqrt(len(g) / (len(g) - 1)) for g in groups for r in _residuals(g, calibration)]
-    return 1.4826 * float(np.median(deviations))
+    return 1.4826 * float(median(deviations))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median  # the one of numpy imports its masked arrays first
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def estimate(observations: Sequence[Observation], calibration: Calibration) -> E
     seconds, spread = alone[0], None
     if len(alone) > 1:
         logs = np.log(alone)
-        seconds, spread = typical(alone), 1.4826 * float(np.median(np.abs(logs - _middle(logs))))
+        seconds, spread = typical(alone), 1.4826 * float(median(np.abs(logs - _middle(logs))))
     return Estimate(
         seconds=seconds,
         spread=spread,
@@ -77,7 +78,7 @@ def typical(seconds: Sequence[float]) -> float:
 
 def _middle(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     i, j = np.triu_indices(len(values))
-    return float(np.median((values[i] + values[j]) / 2))
+    return float(median((values[i] + values[j]) / 2))
 
 
 def with_estimates(

@@ -33,6 +33,7 @@ from rlsched.executor.supervisor import ADOPTED, AWAITED, Supervisor
 EXDEV, ENOSPC, EDQUOT = 18, 28, 122
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]  # and so, without further ado, by what it starts
+_oom_kills = (-2.0, 0)  # when they were counted, and how many there were
 PRIVATE: list[int] = []  # descriptors that what is forked from a launcher must not keep
 
 
@@ -205,7 +206,7 @@ def launch(
     exit_file, preempt_file, replaced, failed, *numbers = fields
     request, grace, last_grace, timeout = map(float, numbers)
     move_aside(outputs, folder, replaced, "what was there before")
-    oom_kills = count_oom_kills()
+    oom_kills = recent_oom_kills()
     spent = sum(os.times()[2:4])
     try:
         leader = start(command, dict(variable.split("=", 1) for variable in variables))
@@ -271,14 +272,18 @@ def leave(exit_file: str, content: bytes) -> None:
     """Write down how it ended; as long as the disk is full, keep that in mind and try again."""
     while True:
         try:
-            with open(f"{exit_file}.tmp", "wb") as file:  # noqa: PTH123
-                file.write(content)
-            os.replace(f"{exit_file}.tmp", exit_file)
-            return
+            file = os.open(f"{exit_file}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                written = os.write(file, content)
+            finally:
+                os.close(file)
+            if written == len(content):
+                os.replace(f"{exit_file}.tmp", exit_file)
+                return
         except OSError as error:
             if error.errno not in (ENOSPC, EDQUOT):
                 raise
-            time.sleep(0.5)
+        time.sleep(0.5)
 
 
 def move_aside(outputs: Iterable[str], folder: str, target: str, what: str) -> None:
@@ -335,6 +340,15 @@ def count_oom_kills() -> int:
             return int(file.read().partition("\noom_kill ")[2].partition("\n")[0] or 0)
     except OSError:
         return 0
+
+
+def recent_oom_kills() -> int:
+    """The same, as it was within the last second: the kernel needs longer to count than short tasks to end."""
+    global _oom_kills
+    now = time.monotonic()
+    if now - _oom_kills[0] > 1.0:
+        _oom_kills = now, count_oom_kills()
+    return _oom_kills[1]
 
 
 def say(text: str) -> None:

@@ -61,6 +61,8 @@ def remaining(
         failures: what has been used up of the retries, by unit and cause.
     """
     used = failures or {}
+    if not settled and not used:
+        return work
     left = [tuple(unit for unit in units if unit.name not in settled) for units in work.units]
     whole = [
         len(units) == task.array and not any(unit.name in used for unit in units)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rlsched.collection import collecting_seldom
 from rlsched.executor.devices import Machine
 from rlsched.executor.executor import GRACE, Executor
 from rlsched.executor.experience import NOTHING, learn, recall
@@ -19,7 +20,7 @@ from rlsched.executor.journal import JournalError
 from rlsched.executor.monitor import SAMPLE_INTERVAL, Monitor
 from rlsched.executor.prediction import predict
 from rlsched.executor.recording import job_as_record
-from rlsched.executor.rundir import JOURNAL, RunDirectory
+from rlsched.executor.rundir import FORKSERVER_LOG, JOURNAL, RunDirectory
 from rlsched.executor.session import Session, take_up
 from rlsched.executor.site import Connect, Here, Site
 from rlsched.executor.status import RunState, RunStatus, status_of
@@ -66,6 +67,7 @@ def default_run_dir(workflow: Workflow) -> Path:
     return workflow.folder / "runs" / workflow.name.replace("/", "-")
 
 
+@collecting_seldom()
 def run_workflow(
     workflow: Workflow,
     policy: Policy,
@@ -142,7 +144,12 @@ def _here(workflow: Workflow, slots: int | None, lost: Collection[str]) -> Conne
     """This machine, which is there to be asked before a directory is."""
     here = Here(slots, lost)
     check_feasible(workflow, here.machine.cluster)
-    return lambda directory, folder: here
+
+    def connect(directory: RunDirectory, folder: Path) -> Here:
+        here.warm_up(directory.path / FORKSERVER_LOG)
+        return here
+
+    return connect
 
 
 def _run(

@@ -12,6 +12,7 @@ from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import Executor
 from rlsched.executor.history import Attempt
 from rlsched.executor.rundir import RunDirectory
+from rlsched.executor.warm import Starters
 
 
 class Site(Protocol):
@@ -61,8 +62,18 @@ class Here:
         """See `adoption.find_here`."""
         return find_here(directory, unit, attempt, self._lost)
 
+    def warm_up(self, log: Path) -> None:
+        """Have what starts tasks get ready, while others still plan.
+
+        Args:
+            log: where it writes.
+        """
+        self.launchers = Starters(log)
+
     def attach(self, executor: Executor) -> None:
         """Nothing: while it is there, it is there."""
 
     def close(self) -> None:
-        """Nothing."""
+        """End what starts tasks."""
+        if self.launchers is not None:
+            self.launchers.close()
