@@ -1,7 +1,8 @@
 """Calls a Python function as a task: python -m rlsched.executor.call MODULE:FUNCTION ARGUMENTS
 
 ARGUMENTS is a JSON object, the function's keyword arguments. Modules are looked up in the current folder first. When
-the function is called is noted in the file that `RLSCHED_BEGUN_FILE` names, in seconds since the epoch.
+the function is called is noted in the file that `RLSCHED_BEGUN_FILE` names, in seconds since the epoch; the launcher
+reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-BEGUN = "RLSCHED_BEGUN_FILE"
+from rlsched.executor.launcher import BEGUN
 
 
 def main() -> None:

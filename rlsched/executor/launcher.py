@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 
 from rlsched.executor.supervisor import ADOPTED, AWAITED, Supervisor
 
+BEGUN = "RLSCHED_BEGUN_FILE"  # variable of a Python task
 EXDEV, ENOSPC, EDQUOT = 18, 28, 122
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]  # and so, without further ado, by what it starts
@@ -208,15 +209,16 @@ def launch(
     move_aside(outputs, folder, replaced, "what was there before")
     oom_kills = recent_oom_kills()
     spent = sum(os.times()[2:4])
+    environment = dict(variable.split("=", 1) for variable in variables)
     try:
-        leader = start(command, dict(variable.split("=", 1) for variable in variables))
+        leader = start(command, environment)
     except OSError as error:
         say(f"{command[0]}: {error.strerror}")
         end: dict[str, object] = {"code": 127, "timed_out": False, "killed": False, "strays": 0}
     else:
         began = time.time()
         end = Supervisor(leader, preempt_file, int(request), grace, last_grace, timeout).run()
-        end["began"] = began
+        end["began"] = read_begun(environment[BEGUN], began) if BEGUN in environment else began
     end["warm"] = start is not execute
     end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
     end["missing"] = next((index for index, output in enumerate(outputs) if not exists(output)), None)
@@ -331,6 +333,15 @@ def exists(path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def read_begun(file: str, otherwise: float) -> float:
+    """When a function was called, as it has noted itself (see `rlsched.executor.call`)."""
+    try:
+        with open(file) as text:  # noqa: PTH123
+            return float(text.read())
+    except (OSError, ValueError):  # it never was, or the disk is full
+        return otherwise
 
 
 def count_oom_kills() -> int:

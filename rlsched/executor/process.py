@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -145,17 +145,12 @@ def collect(paths: AttemptPaths) -> Exit | None:
     except FileNotFoundError:
         _sweep(str(paths.progress))
         return None
-    return exit_of(content, paths)
+    return exit_of(content)
 
 
-def exit_of(content: bytes, paths: AttemptPaths) -> Exit:
+def exit_of(content: bytes) -> Exit:
     """How an attempt ended, from what its launcher has to say of it."""
-    end = Exit(**from_json(content))
-    try:
-        with open(paths.text("begun")) as file:  # noqa: PTH123 - see `text`
-            return replace(end, began=float(file.read()))
-    except (OSError, ValueError):  # it is a command, or its function was never called
-        return end
+    return Exit(**from_json(content))
 
 
 def move_failed(outputs: Iterable[Path], folder: Path, paths: AttemptPaths) -> None:

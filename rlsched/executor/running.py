@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from rlsched import progress
 from rlsched.executor.backend import TaskProcess
-from rlsched.executor.call import BEGUN
 from rlsched.executor.handover import beginning_of
 from rlsched.executor.history import Ending
 from rlsched.executor.journal import Record
+from rlsched.executor.launcher import BEGUN
 from rlsched.executor.paths import AttemptPaths
 from rlsched.executor.process import Exit, move_failed
 from rlsched.executor.rundir import RunDirectory

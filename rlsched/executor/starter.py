@@ -123,7 +123,7 @@ class Started(Process):
         else:
             self._give_back(self._launcher)
         if said.startswith(b"{"):
-            return exit_of(said, self.paths)
+            return exit_of(said)
         number, _, file = said[:-1].partition(b" ")
         raise OSError(int(number), os.strerror(int(number)), os.fsdecode(file))
 

@@ -177,7 +177,7 @@ def _unit_status(run_dir: Path, name: str, history: History, run: RunState) -> U
         handover=attempt.handover,
         reason=attempt.reason,
         log=paths.log,
-        progress=progress.read(paths.progress),
+        progress=progress.read(paths.text("progress")),
         usage=attempt.usage,
     )
 

@@ -22,11 +22,11 @@ from ray.exceptions import RayError
 
 from rlsched.executor.adoption import cannot_tell, combine, is_gone, last_words
 from rlsched.executor.backend import Launchers, Over, TaskProcess
-from rlsched.executor.call import BEGUN
 from rlsched.executor.claim import boot_id, pid_space
 from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
 from rlsched.executor.history import Attempt, Place
+from rlsched.executor.launcher import BEGUN
 from rlsched.executor.onray.agent import Ask, in_process
 from rlsched.executor.onray.connection import connect, first_line
 from rlsched.executor.onray.gang import Gang, Part
