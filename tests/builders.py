@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hypothesis import strategies as st
 
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task, WakeUp
+from rlsched.policies.registry import load_policy
 from rlsched.scheduler import (
     Arrived,
     Cancelled,
@@ -216,3 +217,27 @@ uncertainties = st.builds(
     device_losses_per_hour=st.sampled_from([0.0, 20.0]),
     repair_time=st.sampled_from([1.0, 100.0]),
 )
+
+
+def order_of(policy: str, *submitted: Job, cluster: Cluster | None = None) -> str:
+    """Names of the tasks in the order in which they start, on one GPU unless said otherwise."""
+    story = tell(submitted, cluster or gpus(1), load_policy(policy))
+    return " ".join(line.split()[0] for _, line in story.of("starts"))
+
+
+def starts(policy: str, cluster: Cluster, *submitted: Job) -> list[tuple[float, str]]:
+    """(time, sentence) of every start."""
+    return tell(submitted, cluster, load_policy(policy)).of("starts")
+
+
+def moldable(name: str, *durations: float, counts: tuple[int, ...] = (1, 2, 4, 8), gpu_type: str | None = None) -> Task:
+    """A task that takes so many seconds on so many GPUs."""
+    return Task(name, tuple(Mode(d, gpus=c, gpu_type=gpu_type) for d, c in zip(durations, counts, strict=False)))
+
+
+def on_either(name: str, fast: float, slow: float) -> Task:
+    """A task for one GPU of either type."""
+    return Task(name, (Mode(fast, gpus=1, gpu_type="fast"), Mode(slow, gpus=1, gpu_type="slow")))
+
+
+TWO_TYPES = Cluster((Node("n0", gpus=1, gpu_type="fast"), Node("n1", gpus=1, gpu_type="slow")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -234,3 +235,16 @@ def is_gone(pid_file: Path) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+@pytest.fixture
+def as_started_by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No executor, no launcher, and SIGTERM handled as before."""
+    for name in [name for name in os.environ if name.startswith("RLSCHED_")]:
+        monkeypatch.delenv(name)
+    for name in ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)

@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from builders import clusters, gpus, job, jobs, task, tell, uncertainties
+from builders import TWO_TYPES, clusters, gpus, job, jobs, moldable, on_either, starts, task, tell, uncertainties
 from conftest import Play
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_greedy import TWO_TYPES, moldable, on_either, starts
 
 from rlsched.model import Allocation, Cluster, Job, Member, Mode, Node, Preemption, Task
 from rlsched.policies import timeshares

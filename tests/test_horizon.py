@@ -6,10 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import clusters, gpus, job, jobs, task, uncertainties
+from builders import TWO_TYPES, clusters, gpus, job, jobs, moldable, on_either, starts, task, uncertainties
 from hypothesis import given, settings
 from scipy.optimize import linprog
-from test_greedy import TWO_TYPES, moldable, on_either, starts
 
 from rlsched.model import Cluster, Job, Mode, Task
 from rlsched.policies import horizon

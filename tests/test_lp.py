@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import clusters, gpus, job, jobs, task, tell, uncertainties
+from builders import TWO_TYPES, clusters, gpus, job, jobs, moldable, on_either, starts, task, tell, uncertainties
 from hypothesis import given, settings
 from scipy.optimize import milp
-from test_greedy import TWO_TYPES, moldable, on_either, starts
 
 from rlsched.model import Cluster, Job, Mode, Task
 from rlsched.policies import lp
