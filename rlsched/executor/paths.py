@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ _PLACES = {
     "exit": "attempts/%s.exit.json",
     "progress": "attempts/%s.progress.json",
     "preempt": "attempts/%s.preempt.json",
-    "begun": "attempts/%s.begun",
+    "begun": "attempts/%s.begun",  # when a Python task's function was called
     "log": "logs/%s.log",
     "replaced": "replaced/%s",
     "failed": "failed/%s",
@@ -56,11 +57,6 @@ class AttemptPaths:
         return Path(self.text("preempt"))
 
     @property
-    def begun(self) -> Path:
-        """When a Python task's function was called."""
-        return Path(self.text("begun"))
-
-    @property
     def log(self) -> Path:
         """Its output."""
         return Path(self.text("log"))
@@ -76,7 +72,7 @@ class AttemptPaths:
         return Path(self.text("failed"))
 
     def text(self, what: str) -> str:
-        """One of these, named like the attribute, as text: a `Path` takes ten times as long to make."""
+        """One of `_PLACES`, as text: a `Path` takes ten times as long to make."""
         return f"{self.run_dir}/{_PLACES[what] % self.name}"
 
 
@@ -85,6 +81,7 @@ def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> Attem
     return AttemptPaths(str(run_dir), f"{file_name(unit)}.{number}" + (f".node{part}" if part else ""))
 
 
+@lru_cache
 def file_name(unit: str) -> str:
     """The unit's name as part of a file name: the same for the usual names, different for different names."""
     name = quote(unit, safe="[]=,+@ ")
