@@ -8,7 +8,7 @@ from typing import Any
 from rlsched.cli.output import messages, progress_bar
 from rlsched.experiments.train import Evaluation, TrainingConfig
 from rlsched.experiments.train import train as run_training
-from rlsched.mixture import load_training
+from rlsched.mixture import Mixture, load_training
 from rlsched.policies.registry import is_heuristic, load_policy
 from rlsched.report.units import duration
 from rlsched.scenario import Scenario
@@ -39,6 +39,11 @@ def train_with_progress(
     if is_heuristic(config.start) and not resume:
         load_policy(config.start)  # complains of a wrong option first
         messages.print(f"first it learns to decide like {config.start}, which takes a minute or two")
+
+    def shown(evaluation: Evaluation) -> str:
+        ratio = f"{evaluation.ratio:.3f}"  # which is all there is of a mixture
+        return ratio if isinstance(scenario, Mixture) else f"{duration(evaluation.objective)}, {ratio}"
+
     with progress_bar() as bar:
         task = bar.add_task(f"training on {scenario.name}", total=config.steps)
 
@@ -46,15 +51,15 @@ def train_with_progress(
             bar.update(task, completed=min(decisions, config.steps))
             if evaluation is not None:
                 messages.print(
-                    f"{evaluation.decisions:>9,} decisions: {scenario.objective} {duration(evaluation.objective)}, "
-                    f"{evaluation.ratio:.3f} of the reference's ({duration(evaluation.seconds)})"
+                    f"{evaluation.decisions:>9,} decisions: {scenario.objective} {shown(evaluation)} "
+                    f"of the reference's ({duration(evaluation.seconds)})"
                 )
 
         curve = run_training(scenario, out, config, resume, progress, processes, device)
     best = min(curve, key=lambda evaluation: evaluation.objective)
     messages.print(
-        f"{scenario.objective} on validation workloads: first {duration(curve[0].objective)}, "
-        f"last {duration(curve[-1].objective)}, best {duration(best.objective)} ({best.ratio:.3f} of the reference's)"
+        f"{scenario.objective} of the reference's on validation workloads: first {curve[0].ratio:.3f}, "
+        f"last {curve[-1].ratio:.3f}, best {best.ratio:.3f}"
     )
     messages.print(f"wrote {out / 'policy.safetensors'}")
     return curve
