@@ -62,7 +62,7 @@ def _watch(network: SchedulingNetwork, scenario: Scenario, teacher: str) -> tupl
         if len(seen) >= EXAMPLES:
             break
         episode = scenario.episode(seed)
-        encoder = Encoder(episode.objective, preemption=episode.preemption, graph=network.graph is not None)
+        encoder = Encoder(episode.objective, preemption=episode.preemption)
         watched = Watched(load_policy(teacher), encoder.candidates, partial(encoder.encode, critic=False))
         Scheduler(episode.simulator(seed)).run(watched)
         seen += watched.seen

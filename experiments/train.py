@@ -60,7 +60,6 @@ class TrainingConfig:
         validation_workloads: how many workloads a validation plays.
         learning_rate, final_learning_rate: Adam's, decaying linearly over `steps`.
         horizon, trace: see `GroupPPO`.
-        graph_layers: see `NetworkConfig`.
         start: file or folder of a trained policy to start from, or YAML file of a linear one, or a heuristic's name, to
             start with what it decides; empty: from scratch.
     """
@@ -75,7 +74,6 @@ class TrainingConfig:
     final_learning_rate: float = 3e-4
     horizon: float = 16.0
     trace: float = 4.0
-    graph_layers: int = 0
     start: str = ""
 
 
@@ -136,7 +134,7 @@ def train(
         scenario,
         sequences=config.sequences,
         rollouts=config.rollouts,
-        network=_sizes(started, config),
+        network=started.network.config if isinstance(started, LearnedPolicy) else NetworkConfig(),
         horizon=config.horizon,
         trace=config.trace,
         processes=processes,
@@ -177,13 +175,6 @@ def _read_start(start: str) -> Start | None:
     if weights is None:
         raise TunedFileError(f"{start}: policy: expected that of a linear policy, with weights")
     return weights
-
-
-def _sizes(started: Start | None, config: TrainingConfig) -> NetworkConfig:
-    """Those of the policy to start from, or what is asked for."""
-    if isinstance(started, LearnedPolicy):
-        return started.network.config
-    return NetworkConfig(graph_layers=config.graph_layers)
 
 
 def _begin_with(started: Start, network: SchedulingNetwork, scenario: Scenario, seed: int) -> None:

@@ -22,7 +22,7 @@ from rlsched.model import Allocation, Preemption
 from rlsched.policies.network import NetworkConfig, SchedulingNetwork
 from rlsched.state import State
 
-FORMAT = 5  # of the observation and the card; a change of either makes old files unreadable
+FORMAT = 6  # of the observation and the card; a change of either makes old files unreadable
 
 
 class PolicyFileError(ValueError):
@@ -46,7 +46,7 @@ class LearnedPolicy:
         self.temperature = temperature
         self._rng = np.random.default_rng(seed)
         self._continuation = Continuation()
-        self.encoder = encoder or Encoder(graph=network.graph is not None)
+        self.encoder = encoder or Encoder()
 
     def __call__(self, state: State) -> Sequence[Allocation | Preemption]:
         if following := self._continuation(state):
@@ -143,11 +143,8 @@ def load_learned(path: str | Path, *, objective: str = "", temperature: float = 
     try:
         network = SchedulingNetwork(NetworkConfig(**card["network"]))
         network.load_state_dict(load_file(path))
-        encoder = Encoder(
-            objective or card.get("objective", OBJECTIVES[0]),
-            preemption=card.get("preemption", False),
-            graph=network.graph is not None,
-        )
+        objective = objective or card.get("objective", OBJECTIVES[0])
+        encoder = Encoder(objective, preemption=card.get("preemption", False))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PolicyFileError(f"{path}: not a policy that can be used: {reason}") from None

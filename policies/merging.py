@@ -20,12 +20,10 @@ def merged(networks: Sequence[SchedulingNetwork]) -> SchedulingNetwork:
     """The network whose logits are the mean of the networks' logits, but for rounding.
 
     Raises:
-        ValueError: they have a graph network, or one pools and another does not.
+        ValueError: one pools and another does not.
     """
     first = networks[0].config
     for config in (network.config for network in networks):
-        if config.graph_layers:
-            raise ValueError("policies with a graph network cannot be merged")
         if config.pooled != first.pooled:
             raise ValueError("policies of which some pool and others do not cannot be merged")
     together = SchedulingNetwork(replace(first, hidden=sum(network.config.hidden for network in networks)))

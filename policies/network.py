@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from rlsched.envs.encoding import GLOBAL_FEATURES
-from rlsched.envs.graph import TASK_FEATURES
 from rlsched.envs.rows import CANDIDATE_FEATURES, IS_STOP
 
 
@@ -24,66 +23,29 @@ class NetworkConfig:
     Attributes:
         hidden: width of the two hidden layers of the candidate scorer.
         pooled: between the two, show each candidate the maximum over all candidates of every hidden value.
-        graph_layers: rounds of message passing over the task DAG; 0: no graph network.
-        graph_hidden: width of the task embeddings.
     """
 
     hidden: int = 32
     pooled: bool = True
-    graph_layers: int = 0
-    graph_hidden: int = 16
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for the policy's card."""
         return asdict(self)
 
 
-class GraphEncoder(nn.Module):
-    """Embeds every task of the DAG from its features and its successors' and predecessors' embeddings.
-
-    Message passing in both directions with shared weights in all rounds, in the manner of Decima's graph network
-    (Mao et al., Learning Scheduling Algorithms for Data Processing Clusters, SIGCOMM 2019, sec. 5.1), which passes
-    messages from successors only.
-    """
-
-    def __init__(self, hidden: int, layers: int) -> None:
-        super().__init__()
-        self.layers = layers
-        self.embed = nn.Linear(TASK_FEATURES, hidden)
-        self.update = nn.Linear(3 * hidden, hidden)
-
-    def forward(self, tasks: Tensor, edges: Tensor) -> Tensor:
-        """(B, T, features) and (B, E, 2) to (B, T, hidden)."""
-        batch, rows, _ = tasks.shape
-        nodes = self.embed(tasks).relu()
-        used = edges[..., 0] >= 0
-        offset = (torch.arange(batch, device=tasks.device) * rows)[:, None].expand_as(used)[used]
-        before = edges[..., 0][used] + offset
-        after = edges[..., 1][used] + offset
-        flat: Tensor = nodes.reshape(batch * rows, -1)
-        for _ in range(self.layers):
-            from_after = torch.zeros_like(flat).index_add(0, before, flat[after])
-            from_before = torch.zeros_like(flat).index_add(0, after, flat[before])
-            flat = flat + self.update(torch.cat([flat, from_after.tanh(), from_before.tanh()], dim=-1)).relu()
-        return flat.reshape(batch, rows, -1)
-
-
 class SchedulingNetwork(nn.Module):
     """Scores candidates.
 
-    It is a shared multi-layer perceptron over each candidate's features with the global ones (and its task's
-    embedding, with a graph network), plus a linear skip: of the candidate's own features, and for waiting of the global
-    ones, which are the same for all. So every linear policy (`rlsched.policies.linear`) is one of these. Pooling
-    between the layers lets a candidate's score, that of waiting above all, depend on what else there is (Zaheer et al.,
-    Deep Sets, NeurIPS 2017, sec. 3.1).
+    It is a shared multi-layer perceptron over each candidate's features with the global ones, plus a linear skip: of
+    the candidate's own features, and for waiting of the global ones, which are the same for all. So every linear policy
+    (`rlsched.policies.linear`) is one of these. Pooling between the layers lets a candidate's score, that of waiting
+    above all, depend on what else there is (Zaheer et al., Deep Sets, NeurIPS 2017, sec. 3.1).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        inputs = CANDIDATE_FEATURES + GLOBAL_FEATURES + (config.graph_hidden if config.graph_layers else 0)
-        self.graph = GraphEncoder(config.graph_hidden, config.graph_layers) if config.graph_layers else None
-        self.read = nn.Linear(inputs, config.hidden)
+        self.read = nn.Linear(CANDIDATE_FEATURES + GLOBAL_FEATURES, config.hidden)
         self.compare = nn.Linear(config.hidden * (2 if config.pooled else 1), config.hidden)
         self.score = nn.Linear(config.hidden, 1)
         self.skip = nn.Linear(CANDIDATE_FEATURES, 1, bias=False)
@@ -104,13 +66,7 @@ class SchedulingNetwork(nn.Module):
         candidates, overall = observation["candidates"], observation["globals"]
         used = candidates[..., 0] > 0  # only these rows are computed: most of the padding is empty
         used[:, 0] = True
-        parts = [candidates[used], overall[:, None, :].expand(-1, candidates.shape[1], -1)[used]]
-        if self.graph is not None:
-            nodes = self.graph(observation["tasks"], observation["edges"].long())
-            row = observation["candidate_task"][:, : candidates.shape[1]].long()
-            embedded = nodes.gather(1, row.clamp(min=0)[..., None].expand(-1, -1, nodes.shape[-1]))
-            parts.append((embedded * (row >= 0)[..., None])[used])
-        rows = torch.cat(parts, dim=-1)
+        rows = torch.cat([candidates[used], overall[:, None, :].expand(-1, candidates.shape[1], -1)[used]], dim=-1)
         hidden = self.read(rows).relu()
         if self.config.pooled:
             of = used.nonzero()[:, :1].expand_as(hidden)  # the observation of each row

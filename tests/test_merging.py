@@ -21,10 +21,10 @@ from rlsched.scenario import load_scenario
 CARD = {"scenario": "tiny", "objective": "mean_jct", "preemption": False, "training": {"steps": 1}}
 
 
-def network(seed: int, hidden: int = 8, pooled: bool = True, graph_layers: int = 0) -> SchedulingNetwork:
+def network(seed: int, hidden: int = 8, pooled: bool = True) -> SchedulingNetwork:
     """Untrained, with scores that differ enough to matter."""
     torch.manual_seed(seed)
-    result = SchedulingNetwork(NetworkConfig(hidden=hidden, pooled=pooled, graph_layers=graph_layers))
+    result = SchedulingNetwork(NetworkConfig(hidden=hidden, pooled=pooled))
     for parameter in result.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return result
@@ -52,8 +52,6 @@ def test_the_scores_are_the_mean_of_the_parts(widths: list[int], pooled: bool) -
 
 def test_what_cannot_be_merged_is_refused() -> None:
     """One sentence says why."""
-    with pytest.raises(ValueError, match="graph network"):
-        merged([network(0), network(1, graph_layers=1)])
     with pytest.raises(ValueError, match="pool"):
         merged([network(0), network(1, pooled=False)])
 
