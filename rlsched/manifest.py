@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rlsched
+from rlsched.textfile import for_people
 
 # Packages that can change a result, in the order in which they are listed.
 _PACKAGES = (
@@ -35,7 +36,7 @@ def manifest(seeds: Iterable[int], command: Sequence[str] | None = None) -> dict
     """
     program, *arguments = sys.argv if command is None else command
     return {
-        "command": shlex.join([Path(program).name, *arguments]),
+        "command": for_people(shlex.join([Path(program).name, *arguments])),
         "seeds": list(seeds),
         "versions": _versions(),
         "commit": commit(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,11 @@ def writing(file: Path) -> Iterator[IO[str]]:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def for_people(path: str | os.PathLike[str]) -> str:
+    """A path, or an argument, as text that can be written: bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _compressed(file: Path) -> bool:

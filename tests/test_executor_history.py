@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rlsched.executor.usage import Usage
 from rlsched.executor.work import Unit, Work
 from rlsched.model import Cluster, Job, Mode, Node, Task
 from rlsched.scheduler import Arrived, Decision, Event
-from rlsched.workflow import Workflow
+from rlsched.workflow import Workflow, load_workflow
 
 CLUSTER = Cluster((Node("n", gpus=2, gpu_type="a100", gpu_memory=80, cpus=8, memory=16),))
 
@@ -79,6 +80,16 @@ def test_the_next_run_knows_how_long_tasks_take(
     known.clear()
     assert execute(tasks, run_dir=tmp_path / "third", observe=watch, history=False).status.learned == ()
     assert {seconds for _, seconds in known} == {100}
+
+
+def test_a_folder_whose_name_is_not_utf_8_keeps_runs_and_what_they_teach(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "flow.yaml").write_text("tasks: {a: {run: echo hi > b, outputs: b, gpus: 1}}")
+    flow = load_workflow(folder / "flow.yaml")
+    assert run_workflow(flow, first_fit).exit_code == 0
+    assert len(recall(flow).observed["a"]) == 1
+    assert run_workflow(flow, first_fit).nothing_to_do
 
 
 def test_history_and_calibration_are_files_for_people(execute: Execute, workflow: Callable[[str], Workflow]) -> None:

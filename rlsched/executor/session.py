@@ -14,6 +14,7 @@ from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.status import RunState
 from rlsched.executor.work import Work
 from rlsched.pool import Pool
+from rlsched.textfile import for_people
 from rlsched.workflow import Workflow
 
 
@@ -52,7 +53,7 @@ class Session:
             boot=boot_id(),
             host=host_name(),
             workflow=workflow.name,
-            file=str(workflow.file),
+            file=for_people(workflow.file),
             policy=policy_name,
             nodes=_description(machine),
             units=[unit.name for units in self.whole.units for unit in units],

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from rlsched.document import Document, Location, did_you_mean
 from rlsched.model import Cause, Job, Mode, Task
+from rlsched.textfile import for_people
 from rlsched.workflow.expansion import Expansion
 from rlsched.workflow.files import Writers
 from rlsched.workflow.schema import RetryBudgets, TaskSpec, WorkflowFile
@@ -63,7 +64,7 @@ class _Loader:
             for name, spec in self._tasks.items()
         }
         self._check_cycle(needs)
-        name = self._spec.name or self._document.file.stem
+        name = self._spec.name or for_people(self._document.file.stem)
         tasks = tuple(self._task(task, spec, needs[task]) for task, spec in self._tasks.items())
         return Workflow(
             name=name,
