@@ -1,4 +1,4 @@
-"""The DAGs of the candidates' jobs as arrays, for policies with a graph network."""
+"""The DAGs of the candidates' jobs as arrays, for networks over graphs."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
 
     metadata = {"render_modes": []}  # noqa: RUF012  (gymnasium's own form)
 
-    def __init__(self, scenario: str | Path | Scenario, graph: bool = True, first_seed: int | None = None) -> None:
+    def __init__(self, scenario: str | Path | Scenario, graph: bool = False, first_seed: int | None = None) -> None:
         self.scenario = scenario if isinstance(scenario, Scenario) else load_training(scenario)
         self.episode = self.scenario
         self.observation_space = observation_space(graph)

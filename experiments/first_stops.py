@@ -23,7 +23,7 @@ def begin_to_stop(network: SchedulingNetwork, scenario: Scenario, workload: int)
         workload: the one on whose decisions the score is found.
     """
     network.make_stops_rare(-_FAR)
-    (episode,) = play(network, [SchedulingEnv(scenario, graph=False)], [workload], seed=0)
+    (episode,) = play(network, [SchedulingEnv(scenario)], [workload], seed=0)
     network.make_stops_rare(0.0)
     seen = {key: torch.as_tensor(np.stack([o[key] for o in episode.observations])) for key in episode.observations[0]}
     stops = seen["candidates"][..., IS_STOP] > 0

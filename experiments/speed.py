@@ -128,7 +128,7 @@ def step_environment(actions: str, steps: int) -> Row:
     """Whole episodes of the scenario until so many steps are done; the resets between them are counted apart."""
     from rlsched.envs.scheduling import WAIT, SchedulingEnv
 
-    env, rng = SchedulingEnv(SCENARIO, graph=False, first_seed=SEED), np.random.default_rng(SEED)
+    env, rng = SchedulingEnv(SCENARIO, first_seed=SEED), np.random.default_rng(SEED)
     stepping = resetting = 0.0
     done = episodes = 0
     ended = True

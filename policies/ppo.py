@@ -139,7 +139,7 @@ class GroupPPO(MaskablePPO):
         self.iteration = 0
         self.critic = GroupCritic(horizon)
         self.players = Players(scenario, config, processes)
-        env = DummyVecEnv([lambda: SchedulingEnv(scenario, graph=False)])  # for its spaces
+        env = DummyVecEnv([lambda: SchedulingEnv(scenario)])  # for its spaces
         # n_steps is of no account: a rollout is as long as its episodes are
         super().__init__(
             CandidatePolicy,

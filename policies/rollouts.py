@@ -189,7 +189,7 @@ class _Player:
 
     def play(self, network: SchedulingNetwork, group: Sequence[int], seed: int | None) -> list[Episode]:
         while len(self.environments) < len(group):
-            self.environments.append(SchedulingEnv(self.scenario, graph=False))
+            self.environments.append(SchedulingEnv(self.scenario))
         return play(network, self.environments[: len(group)], group, seed)
 
     def score(self, policy: str, workload: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,13 @@ def test_run_runs_once(letters: Path) -> None:
     status = json.loads(rlsched("status", run_dir, "--json").stdout)
     assert status["state"] == "completed"
     assert len(status["units"]) == 2
+
+
+def test_of_a_mixture_a_training_shows_ratios_and_no_times(tmp_path: Path) -> None:
+    """Its scenarios may differ a thousandfold in what they take."""
+    (tmp_path / "mix.yaml").write_text("mixture: [{scenario: tiny}]")
+    told = rlsched("train", tmp_path / "mix.yaml", "-o", tmp_path / "out", "--steps", 100).stderr
+    assert re.search(r" 0 decisions: mean_jct \d\.\d{3} of the reference's", told)
 
 
 def test_a_trained_policy_simulates_compares_and_runs(trained: Path, letters: Path, tmp_path: Path) -> None:

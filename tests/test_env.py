@@ -58,7 +58,7 @@ def test_stable_baselines3_accepts_it() -> None:
     """Stable-baselines3's checker finds nothing to complain about."""
     from stable_baselines3.common.env_checker import check_env as check
 
-    check(SchedulingEnv("tiny", graph=False), warn=False)
+    check(SchedulingEnv("tiny"), warn=False)
 
 
 def test_equal_seeds_give_equal_episodes() -> None:
@@ -73,7 +73,7 @@ def test_equal_seeds_give_equal_episodes() -> None:
 
 def test_other_seeds_give_other_workloads() -> None:
     """Different seeds differ, and reset() without one moves on by itself."""
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     ends = {play(env, seed, first_candidate)[-1][2] for seed in range(3)}
     assert len(ends) == 3
 
@@ -82,7 +82,7 @@ def test_other_seeds_give_other_workloads() -> None:
 @given(seed=st.integers(0, 10_000), actions=st.randoms(use_true_random=False))
 def test_any_actions_lead_to_a_sound_schedule(seed: int, actions: Any) -> None:
     """Whatever is chosen, legal or not: time never runs backwards, every job ends, the schedule checks."""
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     steps = play(env, seed, lambda _: actions.randrange(MAX_CANDIDATES) if actions.random() < 0.3 else WAIT)
     times = [time for _, _, time in steps]
     assert times == sorted(times)
@@ -95,7 +95,7 @@ def test_any_actions_lead_to_a_sound_schedule(seed: int, actions: Any) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_one_action_is_always_legal_and_unused_rows_are_not(seed: int) -> None:
     """An all-false mask would silently become uniform; a legal action always has a row of its own."""
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     observation, _ = env.reset(seed=seed)
     choose, ended = random_legal(seed), False
     while not ended:
@@ -112,7 +112,7 @@ def test_one_action_is_always_legal_and_unused_rows_are_not(seed: int) -> None:
 )
 def test_the_return_is_the_objective(scenario: str, metric: str) -> None:
     """Little's law: the reward adds up to minus the objective, up to the unit of the workload."""
-    env = SchedulingEnv(scenario, graph=False)
+    env = SchedulingEnv(scenario)
     ratios = []
     for choose in (first_candidate, random_legal(1)):
         total = sum(reward for _, reward, _ in play(env, 4, choose))
@@ -123,7 +123,7 @@ def test_the_return_is_the_objective(scenario: str, metric: str) -> None:
 
 def test_waiting_is_illegal_while_nothing_runs() -> None:
     """An idle cluster with something to start never waits."""
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     env.reset(seed=0)
     assert not env.state.running or env.action_masks()[WAIT]
     if not env.state.running:
@@ -135,7 +135,7 @@ def test_members_of_an_array_task_go_on_until_there_is_something_to_think_about(
     array = Job("sweep", (Task("t", (Mode(10.0, gpus=1),), array=10),))
     later = Job("later", (Task("t", (Mode(1.0, gpus=1),)),), release=15.0)
     one, two = (Scenario("by hand", gpus(2), jobs) for jobs in ((array,), (array, later)))
-    decisions = [len(play(SchedulingEnv(scenario, graph=False), 0, first_start)) - 1 for scenario in (one, two)]
+    decisions = [len(play(SchedulingEnv(scenario), 0, first_start)) - 1 for scenario in (one, two)]
     assert decisions == [2, 5]
 
 
@@ -149,7 +149,7 @@ def test_it_works_under_vector_environments_with_masks(parallel: bool) -> None:
     from sb3_contrib.common.maskable.utils import get_action_masks
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    factories: list[Any] = [lambda: SchedulingEnv("tiny", graph=False)] * 2
+    factories: list[Any] = [lambda: SchedulingEnv("tiny")] * 2
     vector = SubprocVecEnv(factories) if parallel else DummyVecEnv(factories)
     vector.reset()
     for _ in range(5):

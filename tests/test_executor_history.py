@@ -82,6 +82,18 @@ def test_the_next_run_knows_how_long_tasks_take(
     assert {seconds for _, seconds in known} == {100}
 
 
+def test_a_run_inside_a_task_is_not_timed_by_that(
+    execute: Execute, workflow: Callable[[str], Workflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python task that starts a driver hands its own variables on."""
+    (tmp_path / "begun").write_text("1.0\n")
+    monkeypatch.setenv("RLSCHED_BEGUN_FILE", str(tmp_path / "begun"))
+    tasks = "a: {run: sleep 0.1, gpus: 1}"
+    execute(tasks)
+    (run,) = recall(workflow(tasks)).observed["a"]
+    assert run.seconds < 60
+
+
 def test_a_folder_whose_name_is_not_utf_8_keeps_runs_and_what_they_teach(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
@@ -254,13 +266,6 @@ def test_members_that_start_in_the_same_millisecond_count_each(tmp_path: Path) -
     members = {"s": [seen(1, unit="s[0]"), seen(2, unit="s[1]")]}
     write_observed(tmp_path / "h.json", "w", merged({}, members), Calibration())
     assert merged(read_observed(tmp_path / "h.json"), members) == members
-
-
-def test_a_file_from_before_runs_were_kept_by_unit_is_of_use(tmp_path: Path) -> None:
-    file = tmp_path / "h.json"
-    write_observed(file, "w", {"a": [seen(1.5)]}, Calibration())
-    file.write_text(file.read_text().replace('"unit": "u",', ""))
-    assert read_observed(file) == {"a": [seen(1.5, unit="")]}
 
 
 def test_files_give_back_what_was_written(tmp_path: Path) -> None:

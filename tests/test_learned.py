@@ -48,7 +48,7 @@ def test_a_saved_policy_decides_as_the_network_did(tmp_path: Path) -> None:
 def test_the_policy_decides_as_the_environment_does(tmp_path: Path) -> None:
     """Greedy actions in the environment and the policy object on the simulator make the same schedule."""
     net = network(3)
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     observation, _ = env.reset(seed=5)
     ended = False
     while not ended:
@@ -137,7 +137,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_unused_rows_do_not_change_a_score() -> None:
     """Padding is not seen: the same candidates score the same with and without empty rows."""
     net = network()
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     observation, _ = env.reset(seed=1)
     used = int(env.action_masks().nonzero()[0][-1]) + 1
     tensors = {key: torch.as_tensor(value)[None] for key, value in observation.items()}

@@ -60,7 +60,7 @@ def test_an_unknown_column_is_named() -> None:
 def test_it_decides_by_what_the_environment_shows() -> None:
     """The largest weighted sum of the environment's observation and the policy object make the same schedule."""
     weights = dict(zip(CANDIDATE_COLUMNS, np.random.default_rng(1).normal(size=len(CANDIDATE_COLUMNS)), strict=True))
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     observation, _ = env.reset(seed=5)
     ended = False
     while not ended:

@@ -32,7 +32,7 @@ def network(seed: int, hidden: int = 8, pooled: bool = True) -> SchedulingNetwor
 
 def seen() -> dict[str, torch.Tensor]:
     """Ten decisions of an episode."""
-    env = SchedulingEnv("tiny", graph=False)
+    env = SchedulingEnv("tiny")
     observations = [env.reset(seed=5)[0]]
     for _ in range(9):
         observations.append(env.step(int(env.action_masks().argmax()))[0])

@@ -57,7 +57,7 @@ def test_episodes_stay_within_what_was_asked_for(mixed: Scenario) -> None:
 
 
 def test_the_environment_aims_at_the_objective_of_each_episode(mixed: Scenario) -> None:
-    env = SchedulingEnv(mixed, graph=False)
+    env = SchedulingEnv(mixed)
     objectives = {}
     for seed in range(12):
         observation, _ = env.reset(seed=seed)

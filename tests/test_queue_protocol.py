@@ -139,9 +139,11 @@ def test_nonsense_is_refused_and_does_no_harm(echo: Echo) -> None:
     assert answer == {"ok": False, "error": "expected a JSON object in a line"}
     (answer,) = say(echo.unix, b"x" * 5000)
     assert answer == {"ok": False, "error": "the line is too long"}
-    answers = say(echo.unix, HELLO, b"[1]\n", b'{"request": NaN}\n', b'{"request": "broken"}\n', b'{"request": "x"}\n')
-    assert [answer["ok"] for answer in answers] == [True, False, False, False, True]
-    assert "ZeroDivisionError" in answers[3]["error"]
+    nonsense = [b"[1]\n", b'{"request": NaN}\n', b'{"request": 1e999}\n', b'{"request": "broken"}\n']
+    answers = say(echo.unix, HELLO, *nonsense, b'{"request": "x"}\n')
+    assert [answer["ok"] for answer in answers] == [True, False, False, False, False, True]
+    assert answers[3]["error"] == "expected a JSON object in a line"
+    assert "ZeroDivisionError" in answers[4]["error"]
 
 
 def test_a_client_that_says_nothing_holds_nobody_up(echo: Echo) -> None:

@@ -190,7 +190,7 @@ def test_the_critic_learns_what_differs_within_groups_and_not_between_them() -> 
 def test_rollouts_of_a_group_play_the_same_arrivals_differently() -> None:
     """Equal jobs at equal times; the sampled decisions differ."""
     scenario = load_scenario("tiny")
-    environments = [SchedulingEnv(scenario, graph=False) for _ in range(2)]
+    environments = [SchedulingEnv(scenario) for _ in range(2)]
     play(SchedulingNetwork(NetworkConfig()), environments, [7, 7], seed=0)
     first, second = (env.scheduler.schedule for env in environments)
     assert [r.job for r in first.jobs.values()] == [r.job for r in second.jobs.values()]
@@ -222,7 +222,7 @@ def test_a_policy_that_knew_no_stops_begins_to_try_them_now_and_then(tmp_path: P
     with torch.no_grad():
         network.skip.weight.normal_(std=10, generator=torch.Generator().manual_seed(1))
     begin_to_stop(network, scenario, 0)
-    environments = [SchedulingEnv(scenario, graph=False) for _ in range(8)]
+    environments = [SchedulingEnv(scenario) for _ in range(8)]
     stops = possible = 0
     for episode in play(network, environments, [0] * 8, seed=1):
         for observation, action in zip(episode.observations, episode.actions, strict=True):

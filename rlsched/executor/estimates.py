@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median  # the one of numpy imports its masked arrays first
+from statistics import median
 from typing import Any
 
 import numpy as np

@@ -34,7 +34,6 @@ BEGUN = "RLSCHED_BEGUN_FILE"  # variable of a Python task
 EXDEV, ENOSPC, EDQUOT = 18, 28, 122
 PR_SET_CHILD_SUBREAPER = 36
 IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]  # and so, without further ado, by what it starts
-_oom_kills = (-2.0, 0)  # when they were counted, and how many there were
 PRIVATE: list[int] = []  # descriptors that what is forked from a launcher must not keep
 
 
@@ -46,6 +45,25 @@ def execute(command: list[str], environment: dict[str, str]) -> int:
     """
     os.putenv("PATH", environment.get("PATH", "/bin:/usr/bin"))  # where the command is looked up
     return os.posix_spawnp(command[0], command, environment, setsid=True, setsigmask=[], setsigdef=IGNORED_BY_PYTHON)
+
+
+class OomKills:
+    """Processes of this machine that the kernel has killed for want of memory, in a control group or altogether.
+
+    Attributes:
+        count: when somebody last looked.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.looked = -2.0
+
+    def look(self, every: float = 0.0) -> int:
+        """The number now, or as it was within the last `every` seconds: to ask takes longer than a short task."""
+        now = time.monotonic()
+        if now - self.looked >= every:
+            self.count, self.looked = count_oom_kills(), now
+        return self.count
 
 
 class Spare:
@@ -145,7 +163,7 @@ def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[s
     await_request = select.poll()
     await_request.register(driver, select.POLLIN)
     await_request.register(alive, select.POLLIN)
-    me = identity()
+    me, oom_kills = identity(), OomKills()
     while True:
         ready = dict(await_request.poll())
         if alive in ready or not (request := receive(driver)):
@@ -165,7 +183,7 @@ def attend(driver: socket.socket, alive: int, start: Callable[[list[str], dict[s
         except OSError as error:
             answer = f"{error.errno or 1} {error.filename}\n".encode("utf-8", "surrogateescape")
         else:
-            answer = launch(folder, checkpoint, fields, outputs, command, variables, start, spare)
+            answer = launch(folder, checkpoint, fields, outputs, command, variables, start, spare, oom_kills)
         if lock is not None:
             os.close(lock)
         try:
@@ -202,12 +220,13 @@ def launch(
     variables: list[str],
     start: Callable[[list[str], dict[str, str]], int],
     spare: Spare,
+    oom_kills: OomKills,
 ) -> bytes:
     """Run a task that has been claimed; returns what is in its exit file."""
     exit_file, preempt_file, replaced, failed, *numbers = fields
     request, grace, last_grace, timeout = map(float, numbers)
     move_aside(outputs, folder, replaced, "what was there before")
-    oom_kills = recent_oom_kills()
+    killed_before = oom_kills.look(every=1.0)
     spent = sum(os.times()[2:4])
     environment = dict(variable.split("=", 1) for variable in variables)
     try:
@@ -218,9 +237,9 @@ def launch(
     else:
         began = time.time()
         end = Supervisor(leader, preempt_file, int(request), grace, last_grace, timeout).run()
-        end["began"] = read_begun(environment[BEGUN], began) if BEGUN in environment else began
+        end["began"] = read_begun(environment[BEGUN], began) if environment.get(BEGUN) else began
     end["warm"] = start is not execute
-    end["oom"] = end["code"] in (-9, 137) and not end["killed"] and count_oom_kills() > oom_kills
+    end["oom"] = end["code"] in (-9, 137) and not end["killed"] and oom_kills.look() > killed_before
     end["missing"] = next((index for index, output in enumerate(outputs) if not exists(output)), None)
     end["time"] = time.time()
     end["cpu"] = sum(os.times()[2:4]) - spent  # of all that was reaped, and so of all that came of the command
@@ -345,21 +364,11 @@ def read_begun(file: str, otherwise: float) -> float:
 
 
 def count_oom_kills() -> int:
-    """Processes of this machine that the kernel has killed for want of memory, in a control group or altogether."""
     try:
         with open("/proc/vmstat") as file:  # noqa: PTH123
             return int(file.read().partition("\noom_kill ")[2].partition("\n")[0] or 0)
     except OSError:
         return 0
-
-
-def recent_oom_kills() -> int:
-    """The same, as it was within the last second: the kernel needs longer to count than short tasks to end."""
-    global _oom_kills
-    now = time.monotonic()
-    if now - _oom_kills[0] > 1.0:
-        _oom_kills = now, count_oom_kills()
-    return _oom_kills[1]
 
 
 def say(text: str) -> None:

@@ -66,8 +66,8 @@ class Observation:
         """
         busy = {int(slots): float(seconds) for slots, seconds in record["busy"].items()}
         usage = Usage.of_record(record["usage"]) or Usage()
-        fields = {name: record[name] for name in ("digest", "gpus", "gpu_type", "start", "cold", "overhead")}
-        return cls(unit=record.get("unit", ""), busy=busy, usage=usage, **fields)  # the first files have no unit
+        fields = {name: record[name] for name in ("unit", "digest", "gpus", "gpu_type", "start", "cold", "overhead")}
+        return cls(busy=busy, usage=usage, **fields)
 
 
 @dataclass(slots=True, eq=False)

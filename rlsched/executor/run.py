@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from rlsched.collection import collecting_seldom
-from rlsched.executor.devices import Machine
+from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.executor import GRACE, Executor
 from rlsched.executor.experience import NOTHING, learn, recall
 from rlsched.executor.interruption import InterruptedRun
@@ -142,14 +142,9 @@ def run_workflow(
 
 def _here(workflow: Workflow, slots: int | None, lost: Collection[str]) -> Connect:
     """This machine, which is there to be asked before a directory is."""
-    here = Here(slots, lost)
-    check_feasible(workflow, here.machine.cluster)
-
-    def connect(directory: RunDirectory, folder: Path) -> Here:
-        here.warm_up(directory.path / FORKSERVER_LOG)
-        return here
-
-    return connect
+    machine = local_machine(slots)
+    check_feasible(workflow, machine.cluster)
+    return lambda directory, folder: Here(machine, lost, directory.path / FORKSERVER_LOG)
 
 
 def _run(

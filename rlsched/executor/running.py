@@ -144,7 +144,6 @@ def _environment(
     held: Held,
 ) -> Mapping[str, str]:
     """All environment variables of an attempt; docs/executor.md lists those that it gets from us."""
-    begun = {BEGUN: paths.text("begun")} if unit.is_function else {}
     return {
         **work.inherited,
         **unit.env,
@@ -157,7 +156,7 @@ def _environment(
         "RLSCHED_PROGRESS_FILE": paths.text("progress"),
         "RLSCHED_PREEMPT_FILE": paths.text("preempt"),
         "RLSCHED_CHECKPOINT_DIR": str(checkpoint),
-        **begun,
+        BEGUN: paths.text("begun") if unit.is_function else "",  # not that of a task that has started this driver
     }
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlsched.executor.adoption import find_here
 from rlsched.executor.backend import Launchers, Over, TaskProcess
-from rlsched.executor.devices import Machine, local_machine
+from rlsched.executor.devices import Machine
 from rlsched.executor.executor import Executor
 from rlsched.executor.history import Attempt
 from rlsched.executor.rundir import RunDirectory
@@ -25,8 +25,8 @@ class Site(Protocol):
     machine: Machine
 
     @property
-    def launchers(self) -> Launchers | None:
-        """What starts tasks there; None: whatever starts them here."""
+    def launchers(self) -> Launchers:
+        """What starts tasks there."""
 
     def find(self, directory: RunDirectory, unit: str, attempt: Attempt) -> TaskProcess | Over:
         """What has become of an attempt; see `backend.Find`."""
@@ -43,37 +43,25 @@ Connect = Callable[[RunDirectory, Path], Site]
 
 
 class Here:
-    """This machine.
+    """This machine. What starts tasks gets ready at once, while others still plan.
 
     Args:
-        slots: see `local_machine`.
         lost: names of other machines that are gone for good, whatever an earlier session had there.
-
-    Raises:
-        ValueError: see `local_machine`.
+        log: where what starts tasks writes.
     """
 
-    def __init__(self, slots: int | None = None, lost: Iterable[str] = ()) -> None:
-        self.machine = local_machine(slots)
-        self.launchers: Launchers | None = None
+    def __init__(self, machine: Machine, lost: Iterable[str], log: Path) -> None:
+        self.machine = machine
+        self.launchers = Starters(log)
         self._lost = frozenset(lost)
 
     def find(self, directory: RunDirectory, unit: str, attempt: Attempt) -> TaskProcess | Over:
         """See `adoption.find_here`."""
         return find_here(directory, unit, attempt, self._lost)
 
-    def warm_up(self, log: Path) -> None:
-        """Have what starts tasks get ready, while others still plan.
-
-        Args:
-            log: where it writes.
-        """
-        self.launchers = Starters(log)
-
     def attach(self, executor: Executor) -> None:
         """Nothing: while it is there, it is there."""
 
     def close(self) -> None:
         """End what starts tasks."""
-        if self.launchers is not None:
-            self.launchers.close()
+        self.launchers.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import socket
@@ -13,8 +14,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pydantic_core import to_json
 
 from rlsched.executor import launcher
 from rlsched.executor.paths import AttemptPaths
@@ -247,7 +246,7 @@ def _request(launch: Launch) -> bytes:
     outputs = declared(launch.outputs, launch.folder)
     timeout = NEVER if launch.timeout is None else launch.timeout
     fields = (
-        *(launch.folder, launch.checkpoint, paths.text("claim"), to_json(launch.record).decode(), paths.text("log")),
+        *(launch.folder, launch.checkpoint, paths.text("claim"), json.dumps(launch.record), paths.text("log")),
         *(paths.text("exit"), paths.text("preempt"), paths.text("replaced"), paths.text("failed")),
         *(stopping.request, stopping.grace, stopping.last_grace, timeout),
     )

@@ -6,6 +6,7 @@ A connection begins with a greeting, which has the version of the protocol; then
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -97,7 +98,7 @@ def decode(line: bytes) -> Message:
         Refusal: it is no JSON object.
     """
     try:
-        message = json.loads(line, parse_constant=_no_number)
+        message = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise Refusal("expected a JSON object in a line") from None
     if not isinstance(message, dict):
@@ -133,3 +134,9 @@ def check_version(client: object) -> None:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(text)
+
+
+def _finite(text: str) -> float:
+    """One that is too large for a float would become infinite, which no answer can say."""
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)

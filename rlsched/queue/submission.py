@@ -136,7 +136,6 @@ def write_submission(file: Path, submission: Submission) -> None:
 
     Raises:
         OSError: it is not.
-        ValueError: a number in it is infinite.
     """
     content = {
         **submission.record,

@@ -232,7 +232,7 @@ class RaySite:
                 "RLSCHED_DEVICES": ",".join(devices),
                 "RLSCHED_PROGRESS_FILE": paths.text("progress"),
                 "RLSCHED_PREEMPT_FILE": paths.text("preempt"),
-                BEGUN: paths.text("begun"),
+                BEGUN: paths.text("begun") if launch.env[BEGUN] else "",
                 "NNODES": str(len(by_node)),
                 "NODE_RANK": str(rank),
                 "WORLD_SIZE": str(world),
