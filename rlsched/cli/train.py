@@ -58,7 +58,7 @@ def train_with_progress(
         curve = run_training(scenario, out, config, resume, progress, processes, device)
     best = min(curve, key=lambda evaluation: evaluation.objective)
     messages.print(
-        f"{scenario.objective} of the reference's on validation workloads: first {curve[0].ratio:.3f}, "
+        f"{scenario.objective} relative to the reference on validation workloads: first {curve[0].ratio:.3f}, "
         f"last {curve[-1].ratio:.3f}, best {best.ratio:.3f}"
     )
     messages.print(f"wrote {out / 'policy.safetensors'}")
