@@ -39,6 +39,21 @@ def test_it_keeps_what_was_appended(tmp_path: Path) -> None:
     assert numbers(path) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), float("nan")])
+def test_what_is_no_number_is_refused_and_leaves_the_file_as_it_was(number: float, tmp_path: Path) -> None:
+    """But words are words."""
+    words = {"record": "a", "reason": "NaN, or even -Infinity"}
+    found: list[Record] = []
+    journal = Journal(tmp_path / "j", found.append)
+    journal.append(words)
+    with pytest.raises(ValueError, match="Out of range float values"):
+        journal.append({"record": "b", "at": [number]})
+    journal.append(words)
+    journal.close()
+    fold(tmp_path / "j", found.append)
+    assert [{name: record[name] for name in words} for record in found] == [words, words]
+
+
 def test_wherever_a_crash_cuts_it_all_complete_records_remain(tmp_path: Path) -> None:
     """And the next record follows them in a line of its own."""
     path = tmp_path / "journal.jsonl"

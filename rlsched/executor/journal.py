@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import zlib
@@ -80,8 +81,14 @@ class Journal:
 
 
 def seal(record: Record) -> bytes:
-    """A record as a line of the file; the checksum is of all that is ahead of it in the line."""
+    """A record as a line of the file; the checksum is of all that is ahead of it in the line.
+
+    Raises:
+        ValueError: a number in it is infinite or none, or a text is no UTF-8.
+    """
     body = to_json(record)[:-1]
+    if b"NaN" in body or b"Infinity" in body:  # if not in a text
+        json.dumps(record, allow_nan=False)  # it is refused here
     return body + _SEAL % zlib.crc32(body)
 
 

@@ -163,6 +163,7 @@ class QueueDirectory:
 
         Raises:
             OSError: it cannot be written, and the job is not taken in.
+            ValueError: a number in it is infinite.
         """
         file = self._file(submission.id)
         try:

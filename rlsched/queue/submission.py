@@ -136,6 +136,7 @@ def write_submission(file: Path, submission: Submission) -> None:
 
     Raises:
         OSError: it is not.
+        ValueError: a number in it is infinite.
     """
     content = {
         **submission.record,
