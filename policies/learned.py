@@ -6,6 +6,7 @@ what, how it scored, and the sizes of the network).
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,15 @@ class LearnedPolicy:
         self._rng = np.random.default_rng(seed)
         self._continuation = Continuation()
         self.encoder = encoder or Encoder()
+
+    def varied(self, spread: float, seed: int) -> LearnedPolicy:
+        """A neighbour: with normal noise on each weight, `spread` times the mean size of its tensor's weights."""
+        network, generator = copy.deepcopy(self.network), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weights in network.parameters():
+                noise = torch.randn(weights.shape, generator=generator)
+                weights.add_(spread * weights.abs().mean() * noise)
+        return LearnedPolicy(network, copy.deepcopy(self.encoder), self.temperature, seed)
 
     def __call__(self, state: State) -> Sequence[Allocation | Preemption]:
         if following := self._continuation(state):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from rlsched.active import Run, TaskState
 from rlsched.policies.options import Option
-from rlsched.policies.outlook import WholeState, part_left
+from rlsched.policies.outlook import WholeState
 from rlsched.state import State
 
 Key = float | tuple[float, ...]
@@ -79,7 +79,7 @@ def earliest_deadline(task: TaskState, state: State) -> Key:
 
 
 def _time_left(run: Run, state: State) -> float:
-    return part_left(run, state) * run.task.task.shortest
+    return run.part_left(state.now, state.cluster) * run.task.task.shortest
 
 
 @order("sjf", local=True, of_run=_time_left)
@@ -116,7 +116,7 @@ class ShortestRemainingWork:
         done: dict[int, float] = defaultdict(float)
         for run in state.running.values():
             task = run.task
-            part = task.left(run.allocation.member.member) - part_left(run, state)
+            part = task.left(run.allocation.member.member) - run.part_left(state.now, state.cluster)
             done[task.job.id] += part * task.work / task.task.array
         return done
 

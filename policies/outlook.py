@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from rlsched.active import Run
 from rlsched.pool import Pool
 from rlsched.state import State
 
@@ -25,12 +24,6 @@ class WholeState(Generic[Value]):
         if known is None or known[0] is not state or known[1] != version:
             self._known = known = (state, version, self._compute(state))
         return known[2]
-
-
-def part_left(run: Run, state: State) -> float:
-    """Part of a running member's work that is left by the estimates, 0 to 1."""
-    whole = run.mode.duration / (state.cluster.span_speed if len(run.allocation.shares) > 1 else 1.0)
-    return min(run.task.left(run.allocation.member.member), max(0.0, run.expected_end - state.now) / whole)
 
 
 class Forecast(NamedTuple, Generic[Value]):

@@ -31,6 +31,7 @@ _OTHERS = {
     "lp": "rlsched.policies.lp:LinearProgramPolicy",
     "lp-horizon": "rlsched.policies.horizon:HorizonPolicy",
     "random": "rlsched.policies.uniform:UniformPolicy",
+    "switch": "rlsched.policies.switching:SwitchingPolicy",
 }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rlsched.active import Run, TaskState, run_time
 from rlsched.model import Preemption
 from rlsched.policies.claims import Gang
-from rlsched.policies.outlook import part_left
 from rlsched.policies.stopping import Stopping
 from rlsched.state import State
 
@@ -65,7 +64,7 @@ def _modes(run: Run, faster: bool) -> list[int]:
 
 def _gain(run: Run, gang: Gang, state: State) -> float:
     """Seconds by which a run would end sooner if it were restarted as another gang; below 0: later."""
-    task, left = run.task.task, part_left(run, state)
+    task, left = run.task.task, run.part_left(state.now, state.cluster)
     cold = state.pool.is_cold(gang.shares, run.task.job.id)
     anew = sum(run_time(task, task.modes[gang.mode], state.cluster, len(gang.shares), left, cold))
     return run.expected_end - state.now - task.checkpoint_time - anew

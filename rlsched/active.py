@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
@@ -61,6 +62,14 @@ class TaskState:
     def key(self) -> tuple[int, int]:
         return (self.job.id, self.index)
 
+    def copy(self, job: JobState) -> TaskState:
+        """The same of a twin of its job; what policies remember of it stays here."""
+        twin = copy.copy(self)
+        twin.job, twin.waiting, twin.memo = job, self.waiting.copy(), {}
+        twin.work_left = self.work_left and self.work_left.copy()
+        twin.failures = self.failures and {member: causes.copy() for member, causes in self.failures.items()}
+        return twin
+
     def next_member(self) -> Member:
         """The member that a new allocation of this task starts."""
         return Member(self.job.id, self.index, self.waiting[-1])
@@ -114,6 +123,14 @@ class JobState:
             self._critical_path = max((t.rank for t in self.tasks if t.status in _UNSETTLED), default=0.0)
         return self._critical_path
 
+    def copy(self) -> JobState:
+        """Another one in the same condition."""
+        twin = copy.copy(self)
+        twin.tasks = [task.copy(twin) for task in self.tasks]
+        twin.ready = {index: twin.tasks[index] for index in self.ready}
+        twin._foremost = None
+        return twin
+
     def enqueue(self, task: TaskState) -> None:
         """Enter one of its tasks into `ready`."""
         self.ready[task.index] = task
@@ -144,6 +161,11 @@ class Run:
     start: float
     expected_end: float
     stopping: bool = False
+
+    def part_left(self, now: float, cluster: Cluster) -> float:
+        """Part of the member's work that is left by the estimates, 0 to 1."""
+        whole = self.mode.duration / (cluster.span_speed if len(self.allocation.shares) > 1 else 1.0)
+        return min(self.task.left(self.allocation.member.member), max(0.0, self.expected_end - now) / whole)
 
     @property
     def toll(self) -> float:

@@ -62,7 +62,7 @@ class Pool:
         twin._out = [gpus.copy() for gpus in self._out]
         twin._idle_out = [gpus.copy() for gpus in self._idle_out]
         twin._resources = [resources.copy() for resources in self._resources]
-        twin._last_job = [jobs.copy() for jobs in self._last_job]
+        twin._last_job = self.served()
         twin._kinds = {gpu_type: kind.copy() for gpu_type, kind in self._kinds.items()}
         twin._kind_of = [twin._kinds[node.gpu_type] if node.gpus else None for node in self.cluster.nodes]
         return twin
@@ -96,6 +96,10 @@ class Pool:
     def is_cold(self, shares: Sequence[Share], job: int) -> bool:
         """True if some device of the gang last served another job, or none: it has to be set up first."""
         return any(self._last_job[share.node][gpu] != job for share in shares for gpu in share.gpus)
+
+    def served(self) -> list[list[int | None]]:
+        """For each GPU of each node, the job that it served last; None: it is cold for all."""
+        return [jobs.copy() for jobs in self._last_job]
 
     def place(self, mode: Mode, job: int | None = None) -> tuple[Share, ...] | None:
         """Where the gang would go now; None if it does not fit.

@@ -171,15 +171,17 @@ class Scheduler:
     Args:
         backend: where tasks run.
         observe: called with the time and each event and decision, in order.
+        state: to go on from, which is the backend's too; default: nothing has arrived yet.
 
     Attributes:
         paused: nothing is started or preempted any more, and what runs goes on.
     """
 
-    def __init__(self, backend: Backend, observe: Observer | None = None) -> None:
+    def __init__(self, backend: Backend, observe: Observer | None = None, state: State | None = None) -> None:
         self.backend = backend
-        self.state = State(backend.cluster, backend.now)
-        self.schedule = Schedule(backend.cluster, end=backend.now)
+        self.state = State(backend.cluster, backend.now) if state is None else state
+        records = {job.id: JobRecord(job.id, job.job, job.first_start) for job in self.state.jobs.values()}
+        self.schedule = Schedule(backend.cluster, records, end=backend.now)
         self.paused = False
         self._observe = observe
         self._wake_up = math.inf

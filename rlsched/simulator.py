@@ -27,6 +27,7 @@ from rlsched.scheduler import (
     Preempted,
     WokeUp,
 )
+from rlsched.state import State
 
 HOUR = 3600.0
 
@@ -145,6 +146,28 @@ class Simulator:
             for node, spec in enumerate(cluster.nodes):
                 for gpu in range(spec.gpus):
                     self._await_device_loss(node, gpu)
+
+    @classmethod
+    def onwards(cls, state: State) -> Simulator:
+        """What follows from a state where every estimate is right, no job arrives, and what is lost stays lost.
+
+        A run that has outlived its estimate ends at once; one that was asked to stop has just been asked.
+        """
+        simulator = cls(state.cluster, ())
+        simulator._env, simulator._now = simpy.Environment(state.now), state.now
+        simulator._jobs = {job.id: job.job for job in state.jobs.values()}
+        simulator._last_job = state.pool.served()
+        for job in state.jobs.values():
+            for task in job.tasks:
+                for number, left in (task.work_left or {}).items():
+                    simulator._work_left[Member(job.id, task.index, number)] = left
+        for member, running in state.running.items():
+            seconds, left = max(0.0, running.expected_end - state.now), running.part_left(state.now, state.cluster)
+            simulator._runs[member] = run = _Run(running.allocation, state.now, 0.0, seconds, left)
+            simulator._let_run(run, seconds, Finished(member))
+            if running.stopping:
+                simulator.stop(member)
+        return simulator
 
     def _random(self, stream: int) -> np.random.Generator:
         """A stream of random numbers, whatever has become of the others; few simulations need any."""

@@ -5,7 +5,9 @@ The truth (sampled durations, failures to come) lives in the backend alone.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from dataclasses import replace
 
 from rlsched.active import JobState, Run, Status, TaskState, run_time
 from rlsched.model import Allocation, Cause, Cluster, Job, Member, Mode
@@ -22,6 +24,7 @@ class State:
         ready_cpu: the same for tasks that take neither GPUs nor custom resources; the scheduler starts these itself.
         running: what runs, by member.
         preemptible: number of members that run, may be preempted, and have not been asked to stop yet.
+        arrived: how many jobs have arrived, so far.
         became_ready: how often a task has become ready, so far.
         demand: GPUs that all members in `ready` would take, each in its smallest gang.
         changes: number of the latest change to a job: what was computed from all jobs holds for as long as it stays.
@@ -46,9 +49,22 @@ class State:
         self.recent: dict[int, JobState] = {}
         self._empty = Pool(cluster)
         self._fits: dict[tuple[object, ...], bool] = {}  # by what a mode needs: whether the empty cluster has it
-        self._arrived = 0
         self._critical_paths = 0.0
+        self.arrived = 0
         self.became_ready = 0
+
+    def copy(self) -> State:
+        """Another state in the same condition, to try out what would happen if."""
+        twin = copy.copy(self)
+        twin.pool = self.pool.copy()
+        twin.jobs = {job_id: job.copy() for job_id, job in self.jobs.items()}
+        twin.recent = {job_id: twin.jobs[job_id] for job_id in self.recent}
+        twin.ready = {(job, task): twin.jobs[job].tasks[task] for job, task in self.ready}
+        twin.ready_cpu = {(job, task): twin.jobs[job].tasks[task] for job, task in self.ready_cpu}
+        twin.running = {
+            member: replace(run, task=twin.jobs[member.job].tasks[member.task]) for member, run in self.running.items()
+        }
+        return twin
 
     @property
     def typical_time(self) -> float:
@@ -56,7 +72,7 @@ class State:
 
         Features divided by it look the same for jobs of hours and of seconds.
         """
-        return self._critical_paths / self._arrived if self._arrived else 1.0
+        return self._critical_paths / self.arrived if self.arrived else 1.0
 
     def allocate(self, task: TaskState, mode: int) -> Allocation | None:
         """The best-fit allocation for the task's next member in a mode; None if it does not fit now."""
@@ -81,7 +97,7 @@ class State:
             members = [0] if task.array == 1 else list(range(task.array - 1, -1, -1))
             entry.tasks.append(TaskState(entry, i, task, ranks[i], task.least_work, needs_left[i], members))
         self.jobs[job_id] = entry
-        self._arrived += 1
+        self.arrived += 1
         self._critical_paths += job.critical_path
         self._touch(entry)
         for state in entry.tasks:
