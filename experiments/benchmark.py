@@ -220,12 +220,14 @@ def paired_ratio(scores: np.ndarray, reference: np.ndarray) -> tuple[float, floa
 
 
 def is_learned(policy: str) -> bool:
-    """True for the file or folder of a trained policy, and for `auto`, which may take one.
+    """True for the file or folder of a trained policy, and for `auto` and `switch`, which may take one.
 
     All others are baselines: names, and the files of tuned ones.
     """
     name = policy.partition(":")[0]
-    return name == "auto" or (name not in policy_names() and policy_file(name).suffix not in (".yaml", ".yml"))
+    if name in policy_names():
+        return name in ("auto", "switch")
+    return policy_file(name).suffix not in (".yaml", ".yml")
 
 
 def _first_schedule(policy: str, seed: int) -> tuple[str, Schedule]:
