@@ -42,6 +42,10 @@ def test_the_reference_is_the_best_baseline_even_where_a_learned_policy_is_bette
     ]
 
 
+def test_what_may_follow_a_learned_policy_is_no_reference() -> None:
+    assert result({"auto": [1.0], "switch:of=srpt": [1.0], "srpt": [2.0]}).reference == "srpt"
+
+
 def test_without_a_baseline_the_best_policy_is_the_reference() -> None:
     assert result({"a.safetensors": [2.0], "b.safetensors": [1.0]}).reference == "b.safetensors"
 

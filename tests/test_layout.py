@@ -58,6 +58,7 @@ BELOW = {
     "policies.rollouts": "envs policies workers",
     "policies.critic": "envs policies policies.rollouts",
     "policies.ppo": "envs policies policies.critic policies.rollouts",  # the trainer; a policy in use does not need it
+    "policies.switching": "policies simulator",
     "policies.planning": "policies simulator",
     "policies.genetic": "policies.planning",
     "policies.exact": "policies.planning",
