@@ -33,6 +33,7 @@ class SwitchingPolicy:
         variants: how many there are of each trained policy, beside itself.
         spread: of their weights around its own, relative to the mean size of those of the same layer.
         few: with more jobs than this in the system, it looks when one arrives and not again before the next.
+        many: with more jobs than this it does not look at all, for that would take long, and follows the first policy.
         objective: what is compared.
         seed: of the variants.
 
@@ -47,14 +48,15 @@ class SwitchingPolicy:
         variants: int = 6,
         spread: float = 0.3,
         few: int = 20,
+        many: int = 1000,
         objective: str = OBJECTIVES[0],
         seed: int = 0,
     ) -> None:
-        for name, number in (("variants", variants), ("spread", spread), ("few", few)):
+        for name, number in (("variants", variants), ("spread", spread), ("few", few), ("many", many)):
             if number < 0:
                 raise ValueError(f"{name} is {number}, expected 0 or more")
         self._objective = look_up({name: name for name in OBJECTIVES}, "objective", objective)
-        self._few = few
+        self._few, self._many = few, many
         # None of these ever sees a state: copies of them do.
         self._policies = [load_policy(name, seed) for name in of.split("+") if name]
         if not self._policies:
@@ -76,6 +78,8 @@ class SwitchingPolicy:
 
     def _best(self, state: State) -> Policy:
         best, least = self._policies[0], math.inf
+        if len(state.jobs) > self._many:
+            return best
         for policy in self._policies:
             value = self._foreseen(policy, state, least)
             if value < least:

@@ -79,6 +79,12 @@ def test_the_best_is_followed_by_the_objective() -> None:
     assert by_makespan.runs == play(load_policy("fifo"), LONG_AND_SHORT).runs, "equally good: the first"
 
 
+def test_with_many_jobs_in_the_system_the_first_policy_is_followed() -> None:
+    played = play(SwitchingPolicy(of="fifo+srpt", many=1), LONG_AND_SHORT)
+    assert played.runs == play(load_policy("fifo"), LONG_AND_SHORT).runs
+    assert play(SwitchingPolicy(of="fifo+srpt", many=2), LONG_AND_SHORT).runs != played.runs
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_looking_again_never_makes_what_is_foreseen_worse(seed: int) -> None:
