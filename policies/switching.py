@@ -20,6 +20,8 @@ from rlsched.scheduler import Decision, Policy, Scheduler, StallError
 from rlsched.simulator import Simulator
 from rlsched.state import State
 
+_OFTEN = 1000  # decisions after which it is asked whether there is any hope left, if no job has ended meanwhile
+
 
 class SwitchingPolicy:
     """Follows the one of several policies, and of variants of the trained ones, that a simulation says is best now.
@@ -89,11 +91,12 @@ class SwitchingPolicy:
     def _foreseen(self, policy: Policy, state: State, least: float) -> float:
         """The objective's value, if the policy goes on from here; infinite if it cannot, or if it is not below."""
         scheduler, player = Scheduler(Simulator.onwards(state), state=state.copy()), copy.deepcopy(policy)
-        jobs = len(state.jobs)
+        jobs, steps = len(state.jobs), 0
         try:
             while not scheduler.finished:
                 scheduler.step(player)
-                if len(scheduler.state.jobs) < jobs:
+                steps += 1
+                if len(scheduler.state.jobs) < jobs or not steps % _OFTEN:
                     jobs = len(scheduler.state.jobs)
                     # Those that go on are counted as if they ended now: it can only become more.
                     if scheduler.schedule.score(self._objective) >= least:
