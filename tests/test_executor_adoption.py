@@ -388,6 +388,20 @@ def test_the_last_words_of_a_lost_machine_count(
     assert not (tmp_path / "effects").exists()
 
 
+@pytest.mark.parametrize("damaged", ["claim", "exit"])
+def test_words_that_a_lost_machine_has_not_finished_do_not(
+    damaged: str, left_elsewhere: Callable[..., Workflow], tmp_path: Path, run_dir: Path
+) -> None:
+    """It has lost power before they were on the disk that others see."""
+    flow = left_elsewhere(ELSEWHERE)
+    paths = attempt_paths(run_dir, "t", 1)
+    claim_of = {"pid": 1, "start": 1, "boot": "another boot", "space": "pid:[1]", "record": {}}
+    paths.claim.write_text("" if damaged == "claim" else json.dumps(claim_of))
+    paths.exit.write_text("")
+    assert run_workflow(flow, first_fit, slots=1, lost=["far"]).exit_code == 0
+    assert effects(tmp_path) == "t\n"
+
+
 def test_a_machine_of_this_name_that_was_started_anew_has_nothing(
     left_elsewhere: Callable[..., Workflow], tmp_path: Path
 ) -> None:

@@ -58,10 +58,11 @@ def test_a_full_disk_under_the_journal_ends_the_driver_and_nothing_else(
     """Nobody acts on what is not recorded. With room again, the run goes on, and every effect is there once."""
     run_dir = tmp_path / "small"
     mount(run_dir)
-    long = "\nlong: {run: until test -e permission; do sleep 0.02; done; echo long >> effects}"
+    long = "\nlong: {run: echo long > begun; until test -e permission; do sleep 0.02; done; echo long >> effects}"
 
     def observe(now: float, what: Event | Decision) -> None:
         if isinstance(what, Finished) and not (run_dir / "filler").exists():
+            appears(tmp_path / "begun")
             fill(run_dir)
 
     with pytest.raises(JournalError, match="cannot write the journal: No space left on device"):

@@ -114,6 +114,34 @@ def test_a_run_whose_last_record_was_torn_reads_the_result_again(
     assert [record["record"] for record in read(journal)] == ["begin", "start", "end", "begin", "close"]
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"record":"sta'], ids=["at the end of a record", "within a record"])
+@pytest.mark.parametrize("claim", ["", '{"pid": 1', None], ids=["empty", "cut", "whole"])
+def test_a_run_goes_on_after_a_power_loss_that_took_the_end_of_its_records(
+    torn: bytes, claim: str | None, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start of a task is missing in the journal. Nobody can run any more, and what was left is not believed."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    journal = tmp_path / "runs" / "flow" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0] + torn)
+    if claim is not None:
+        (tmp_path / "runs" / "flow" / "attempts" / "t.1.claim.json").write_text(claim)
+    for module in ("adoption", "claim", "session"):
+        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    result = execute(tasks)
+    assert result.exit_code == 0
+    assert (tmp_path / "ran").read_text() == "t\nt\n"
+
+
+def test_without_its_journal_a_run_begins_anew(execute: Execute, tmp_path: Path) -> None:
+    """What earlier attempts have left is not taken for a result of those that follow."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    (tmp_path / "runs" / "flow" / "journal.jsonl").unlink()
+    execute("t: {run: echo other >> ran}")
+    assert (tmp_path / "ran").read_text() == "t\nother\n"
+
+
 def test_a_damaged_run_is_refused(execute: Execute, tmp_path: Path) -> None:
     """Nothing is run and nothing is changed."""
     tasks = "t: {run: echo t >> ran}"

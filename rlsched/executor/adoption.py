@@ -93,9 +93,14 @@ def look(paths: AttemptPaths) -> Process | Over:
 
 def last_words(host: str, paths: AttemptPaths) -> Over:
     """How a launcher ended that a lost machine had: by itself, if it could still say so."""
-    if forbid(paths.claim):
-        return Over(reason=NOT_BEGUN)
-    return Over(collect(paths)) if paths.exit.exists() else Over(reason=f"{host} was lost")
+    try:
+        if forbid(paths.claim):
+            return Over(reason=NOT_BEGUN)
+        if paths.exit.exists():
+            return Over(collect(paths))
+    except ValueError:
+        pass  # a file came to the disk in part when it lost power
+    return Over(reason=f"{host} was lost")
 
 
 def is_gone(place: Place, lost: frozenset[str] = frozenset(), others: Iterable[str] = ()) -> bool:
@@ -266,9 +271,19 @@ def _record(
 
 
 def _restore_starts(directory: RunDirectory) -> None:
-    """Enter the starts again that were lost with the journal's end: launchers have copies in their claims."""
+    """Enter the starts again that were lost with the journal's end: launchers have copies in their claims.
+
+    Raises:
+        ValueError: a claim is damaged, and not because the machine has lost power: its launcher may live.
+    """
+    begin = directory.history.begin
     for path in sorted(directory.path.glob("attempts/*.claim.json")):
-        claim = read_claim(path)
+        try:
+            claim = read_claim(path)
+        except ValueError:
+            if begin is None or begin["boot"] == boot_id():
+                raise
+            continue
         if claim is None or claim.pid is None:
             continue
         known = directory.history.attempts.get(claim.record["unit"])

@@ -176,9 +176,8 @@ class Executor:
         member = allocation.member
         work, directory = self._arrived[member.job].work, self._arrived[member.job].directory
         unit = work.units[member.task][member.member]
-        last = directory.history.attempts.get(unit.name)
-        attempt = 1 if last is None else last.number + 1
-        checkpoint = checkpoint_of(unit, directory.history)
+        attempt = directory.next_attempt(unit.name)
+        checkpoint = checkpoint_of(unit, directory.history, attempt)
         folder = directory.checkpoint(unit.name, checkpoint)
         devices = tuple(self._machine.held(allocation.shares))
         ready = max(directory.history.time_of_end((*unit.needs, unit.name)), self._began + work.job.release)

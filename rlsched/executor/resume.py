@@ -94,16 +94,16 @@ def remaining(
     return replace(work, job=pruned, units=tuple(members))
 
 
-def checkpoint_of(unit: Unit, history: History) -> int:
-    """Number of the attempt whose checkpoint the unit's next attempt goes on with, or its own number.
+def checkpoint_of(unit: Unit, history: History, attempt: int) -> int:
+    """Number of the attempt whose checkpoint the unit's next `attempt` goes on with, or its own.
 
     A checkpoint is good for the same work on the same inputs only.
     """
     last = history.attempts.get(unit.name)
     if last is None:
-        return 1
+        return attempt
     same = last.digest == unit.digest and last.began > history.newest_end(unit.needs)
-    return last.checkpoint if same and last.ending is not Ending.FINISHED else last.number + 1
+    return last.checkpoint if same and last.ending is not Ending.FINISHED else attempt
 
 
 def _has_failed(unit: Unit, task: Task, history: History) -> bool:

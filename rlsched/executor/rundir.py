@@ -74,6 +74,14 @@ class RunDirectory:
         """The files of an attempt; see `attempt_paths`."""
         return attempt_paths(self.path, unit, number, part)
 
+    def next_attempt(self, unit: str) -> int:
+        """The number of a unit's next attempt. One that the journal has lost keeps its number, and its files."""
+        last = self.history.attempts.get(unit)
+        number = 1 if last is None else last.number + 1
+        while os.path.exists(self.attempt(unit, number).text("claim")):  # noqa: PTH110 - see `text`
+            number += 1
+        return number
+
     def checkpoint(self, unit: str, number: int) -> Path:
         """Folder for the checkpoint that a unit began in an attempt."""
         return self._checkpoints / f"{file_name(unit)}.{number}"
