@@ -223,6 +223,27 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+Mount = Callable[[Path], None]
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    """Puts a small file system at a folder: a quarter of a megabyte."""
+    mounted: list[Path] = []
+
+    def put(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr}")
+        mounted.append(folder)
+
+    yield put
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def appears(path: Path) -> None:
     """Wait until somebody has written the file."""
     until(lambda: path.exists() and bool(path.read_text()))

@@ -236,6 +236,30 @@ def test_a_start_that_was_lost_with_the_journals_end_is_known_to_the_launcher(
     assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
 
 
+def test_a_start_that_was_lost_is_known_to_every_later_driver(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """Also if the first one was killed as soon as it had opened the journal."""
+    journal = run_dir / "journal.jsonl"
+    content = bytearray(journal.read_bytes())
+    content[-40] ^= 1
+    journal.write_bytes(content)
+    RunDirectory(run_dir).close()
+    threading.Timer(0.5, permit, [tmp_path]).start()
+    result = execute(PATIENT)
+    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+
+
+def test_a_task_that_runs_is_adopted_without_its_journal(
+    orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
+) -> None:
+    """Somebody has deleted it; the launcher has not forgotten."""
+    (run_dir / "journal.jsonl").unlink()
+    threading.Timer(0.5, permit, [tmp_path]).start()
+    result = execute(PATIENT)
+    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+
+
 def test_a_task_that_has_changed_is_stopped_before_the_new_one_starts(
     orphan: Workflow, execute: Execute, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Execute, appears
+from conftest import Execute, Mount, appears
 
 from rlsched.executor.journal import JournalError
 from rlsched.executor.status import UnitState
 from rlsched.experiments.faults.kill_loop import compare
 from rlsched.scheduler import Decision, Event, Finished
-
-Mount = Callable[[Path], None]
-
-
-@pytest.fixture
-def mount() -> Iterator[Mount]:
-    """Puts a small file system at a folder: a quarter of a megabyte."""
-    mounted: list[Path] = []
-
-    def put(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr}")
-        mounted.append(folder)
-
-    yield put
-    for folder in mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder: Path) -> None:

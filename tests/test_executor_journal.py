@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import Execute
 
-from rlsched.executor.journal import Journal, Record, fold, seal
+from rlsched.executor.journal import Journal, JournalError, Record, fold, seal
 
 
 def read(path: Path) -> list[Record]:
@@ -20,6 +24,10 @@ def read(path: Path) -> list[Record]:
 
 def numbers(path: Path) -> list[int]:
     return [record["number"] for record in read(path)]
+
+
+def broken(*arguments: object) -> NoReturn:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def whole(count: int) -> bytes:
@@ -54,7 +62,7 @@ def test_what_is_no_number_is_refused_and_leaves_the_file_as_it_was(number: floa
     assert [{name: record[name] for name in words} for record in found] == [words, words]
 
 
-def test_wherever_a_crash_cuts_it_all_complete_records_remain(tmp_path: Path) -> None:
+def test_wherever_a_crash_cuts_it_all_complete_records_remain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """And the next record follows them in a line of its own."""
     path = tmp_path / "journal.jsonl"
     for length in range(len(whole(2)) + 1):
@@ -62,7 +70,8 @@ def test_wherever_a_crash_cuts_it_all_complete_records_remain(tmp_path: Path) ->
         complete = whole(2)[:length].count(b"\n")
         assert numbers(path) == list(range(complete))
         journal = Journal(path, lambda record: None)
-        assert journal.repaired == (length not in (0, len(whole(1)), len(whole(2))))
+        assert bool(caplog.records) == (length not in (0, len(whole(1)), len(whole(2))))
+        caplog.clear()
         journal.append({"number": complete})
         journal.close()
         assert numbers(path) == list(range(complete + 1))
@@ -131,6 +140,56 @@ def test_a_run_goes_on_after_a_power_loss_that_took_the_end_of_its_records(
     result = execute(tasks)
     assert result.exit_code == 0
     assert (tmp_path / "ran").read_text() == "t\nt\n"
+
+
+def test_a_result_from_before_a_power_loss_is_not_believed_after_the_next_crash(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has lost the start of its task; a driver since then has come to no more than its first record."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    journal = tmp_path / "runs" / "flow" / "journal.jsonl"
+    first = journal.read_bytes().splitlines(keepends=True)[0]
+    begin = {name: value for name, value in json.loads(first).items() if name != "crc32"}
+    journal.write_bytes(first + seal({**begin, "boot": "another"}) + b'{"record":"sta')
+    for module in ("adoption", "claim", "session"):
+        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    execute(tasks)
+    assert (tmp_path / "ran").read_text() == "t\nt\n"
+
+
+@pytest.mark.parametrize("records", [1, 2], ids=["unknown", "known"])
+def test_a_claim_that_a_power_loss_has_emptied_does_no_harm_later(
+    records: int, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to the first driver after it nor, when a record is torn then, to the next one."""
+    tasks = "t: {run: echo t >> ran}"
+    execute(tasks)
+    journal = tmp_path / "runs" / "flow" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:records]))
+    (tmp_path / "runs" / "flow" / "attempts" / "t.1.claim.json").write_text("")
+    for module in ("adoption", "claim", "session"):
+        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    assert execute(tasks).exit_code == 0
+    journal.write_bytes(journal.read_bytes()[:-3])
+    assert execute(tasks).nothing_to_do
+
+
+def test_after_a_disk_that_took_a_part_of_a_record_the_next_one_is_in_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if what was written could not be taken back at once."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, lambda record: None)
+    journal.append({"number": 0})
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", broken)
+        disk.setattr(os, "ftruncate", broken)
+        with pytest.raises(JournalError):
+            journal.append({"number": 7})
+    journal.append({"number": 1})
+    journal.close()
+    assert numbers(path) == [0, 1]
 
 
 def test_without_its_journal_a_run_begins_anew(execute: Execute, tmp_path: Path) -> None:

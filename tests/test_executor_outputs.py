@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Drive, Execute, appears, until
+from conftest import Drive, Execute, Mount, appears, until
 
 from rlsched.executor.run import RunResult
 from rlsched.executor.status import UnitState
@@ -49,6 +49,28 @@ def test_an_old_result_is_not_taken_for_a_new_one(execute: Execute, tmp_path: Pa
     result = execute('t: {run: "true", outputs: made}')
     assert reasons(result) == [f"exit code 0, but its output '{tmp_path}/made' is missing"]
     assert (tmp_path / "runs/flow/replaced/t.2/made").read_text() == "old\n"
+
+
+def test_nothing_is_lost_on_another_file_system(mount: Mount, execute: Execute, tmp_path: Path) -> None:
+    """What was there and what a failed attempt has left are beside the output then, and not in one place."""
+    mount(tmp_path / "disk")
+    (tmp_path / "made").write_text("precious")
+    execute("t: {run: 'echo half > made; exit 3', outputs: made}", run_dir=tmp_path / "disk" / "r")
+    assert sorted(path.read_text() for path in tmp_path.rglob("made")) == ["half\n", "precious"]
+
+
+def test_an_old_folder_is_not_taken_for_a_new_one_on_another_file_system(
+    mount: Mount, execute: Execute, tmp_path: Path
+) -> None:
+    """However many runs have left one there."""
+    mount(tmp_path / "disk")
+    runs = iter(tmp_path / "disk" / str(number) for number in range(4))
+    for number in (1, 2):
+        execute(f"t: {{run: 'mkdir out; echo {number} > out/f', outputs: out}}", run_dir=next(runs))
+    assert execute("t: {run: 'true', outputs: out}", run_dir=next(runs)).exit_code == 1
+    execute("t: {run: 'mkdir -p out; echo half > out/f; exit 3', outputs: out}", run_dir=next(runs))
+    assert not (tmp_path / "out").exists()
+    assert sorted(path.read_text() for path in tmp_path.rglob("f")) == ["1\n", "2\n", "half\n"]
 
 
 def test_an_interrupted_task_leaves_nothing_half_done(

@@ -102,6 +102,33 @@ def test_after_a_restart_of_the_machine_a_lost_output_is_made_again(
     assert sorted(effects(tmp_path)) == ["kept", "lost", "lost", "user", "user"]
 
 
+def test_an_output_may_be_used_up_after_a_restart_of_the_machine(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that came up since then has seen it; what follows from it is not done again by the next one."""
+    tasks = """
+    a: {run: 'echo a >> ../effects; touch x', outputs: x}
+    gate: {run: 'until test -e gate; do sleep 0.02; done', needs: a}
+    b: {run: 'echo b >> ../effects; rm x', needs: [a, gate]}
+    c: {run: 'echo $$ > pid; until test -e permission; do sleep 0.02; done; echo c >> ../effects', needs: b}
+    """
+    with monkeypatch.context() as before:
+        for module in ("adoption", "claim", "session"):
+            before.setattr(f"rlsched.executor.{module}.boot_id", lambda: "the boot before")
+        up = start()
+        job = up.submit(flow(tmp_path / "a", tasks))
+        until(lambda: up.job(job)["done"] == 1 and up.job(job)["running"] == 1)
+        up.kill()
+    (tmp_path / "a" / "gate").write_text("open")
+    up = start()
+    appears(tmp_path / "a" / "pid")
+    up.kill()
+    up = start()
+    permit(tmp_path / "a")
+    assert up.end_of(job) == "completed"
+    assert effects(tmp_path) == ["a", "b", "c"]
+
+
 def test_a_cancellation_survives_too(start: Start, tmp_path: Path) -> None:
     """The scheduler was killed before the task had ended: it is stopped all the same, and no other starts."""
     up = start()

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlsched.executor.backend import Find, Over, TaskProcess
-from rlsched.executor.claim import boot_id, forbid, read_claim
+from rlsched.executor.claim import boot_id, discard, forbid, read_claim
 from rlsched.executor.devices import Machine, host_name, is_slot
 from rlsched.executor.handover import beginning_of
 from rlsched.executor.history import Attempt, Ending, Place
-from rlsched.executor.paths import AttemptPaths
+from rlsched.executor.paths import AttemptPaths, claims_beyond
 from rlsched.executor.process import Exit, Process, collect, move_failed
 from rlsched.executor.rundir import RunDirectory
 from rlsched.executor.usage import Usage
@@ -145,7 +145,7 @@ def settle(work: Work, directory: RunDirectory, find: Find = find_here) -> dict[
         ValueError: whether something still runs cannot be told.
         JournalError: an end could not be recorded.
     """
-    if directory.repaired:
+    if directory.history.close is None:  # otherwise the last driver has seen the end of all that it has started
         _restore_starts(directory)
     units = {unit.name: unit for units in work.units for unit in units}
     found = {name: find(directory, name, attempt) for name, attempt in directory.history.open_attempts().items()}
@@ -271,21 +271,28 @@ def _record(
 
 
 def _restore_starts(directory: RunDirectory) -> None:
-    """Enter the starts again that were lost with the journal's end: launchers have copies in their claims.
+    """Enter starts that the journal has not, or not any more: launchers have copies of them in their claims.
+
+    Of an earlier start of the machine nothing lives, and what the journal has not of it is no result.
 
     Raises:
-        ValueError: a claim is damaged, and not because the machine has lost power: its launcher may live.
+        ValueError: a claim is damaged, and not by a loss of power: its launcher may live.
     """
-    begin = directory.history.begin
-    for path in sorted(directory.path.glob("attempts/*.claim.json")):
+    history = directory.history
+
+    def newest(unit: str) -> int:
+        attempt = history.attempts.get(unit)
+        return 0 if attempt is None else attempt.number
+
+    for path in claims_beyond(directory.path, newest):
         try:
             claim = read_claim(path)
         except ValueError:
-            if begin is None or begin["boot"] == boot_id():
+            if history.begin is None or history.begin["boot"] == boot_id():
                 raise
+            discard(path)
             continue
-        if claim is None or claim.pid is None:
+        if claim is None or claim.pid is None or (claim.boot != boot_id() and not claim.record.get("places")):
             continue
-        known = directory.history.attempts.get(claim.record["unit"])
-        if known is None or known.number < claim.record["attempt"]:
-            directory.restore(claim.record)
+        if newest(claim.record["unit"]) < claim.record["attempt"]:
+            directory.restore({**claim.record, "boot": claim.boot})

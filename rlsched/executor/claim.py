@@ -66,8 +66,7 @@ def read_claim(path: Path) -> Claim | None:
 
 def forbid(path: Path) -> bool:
     """Keep an attempt without a claim from ever beginning; False if its launcher was faster."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"pid": None, "boot": boot_id(), "record": {}}) + "\n")
+    temporary = _refusal(path)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -76,6 +75,17 @@ def forbid(path: Path) -> bool:
     finally:
         temporary.unlink()
     return True
+
+
+def discard(path: Path) -> None:
+    """Put the same in the place of a claim that nobody can hold any more."""
+    _refusal(path).replace(path)
+
+
+def _refusal(path: Path) -> Path:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"pid": None, "boot": boot_id(), "record": {}}) + "\n")
+    return temporary
 
 
 def open_holder(path: Path, claim: Claim) -> int | None:

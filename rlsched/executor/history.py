@@ -111,6 +111,7 @@ class History:
         self.handovers: dict[Beginning, list[float]] = {}
         self.first_start: float | None = None
         self._boot = self._host = ""
+        self._kept: set[str] = set()  # units that a driver of this boot has found finished, with all that they leave
         self._position = 0
 
     def enter(self, record: Record) -> None:
@@ -118,6 +119,7 @@ class History:
         match record["record"]:
             case "start":
                 before = self.attempts.get(record["unit"])
+                self._kept.discard(record["unit"])
                 known = before.failures if before is not None and before.digest == record["digest"] else _NONE
                 if self.first_start is None:
                     self.first_start = record["time"]
@@ -128,13 +130,13 @@ class History:
                     record["mode"],
                     tuple(record["devices"]),
                     self.session,
-                    self._boot,
+                    record.get("boot", self._boot),
                     self._position,
                     record["time"],
                     free=record.get("free"),
                     failures=known,
                     host=self._host,
-                    places=tuple(Place(*place) for place in record.get("places", ())),
+                    places=tuple([Place(*place) for place in record.get("places", ())]),
                 )
             case "end":
                 attempt = self.attempts[record["unit"]]
@@ -152,6 +154,9 @@ class History:
                 self.begin, self.close = record, None
                 self.session += 1
                 self.handovers = {}
+                if record["boot"] != self._boot:
+                    self._kept.clear()
+                self._kept.update(record["kept"])
                 self._boot, self._host = record["boot"], record.get("host", "")
             case "close":
                 self.close = record
@@ -166,6 +171,10 @@ class History:
     def open_attempts(self) -> dict[str, Attempt]:
         """The attempts of which no end is known, by unit."""
         return {unit: attempt for unit, attempt in self.attempts.items() if attempt.ending is None}
+
+    def was_seen_finished(self, unit: str, boot: str) -> bool:
+        """True if a driver in that boot of the machine has seen a unit end, or has found it finished."""
+        return self.attempts[unit].boot == boot or (self._boot == boot and unit in self._kept)
 
     def newest_end(self, units: Iterable[str]) -> int:
         """Position of the last end among these units; -1 if none has ended."""

@@ -32,7 +32,6 @@ class Journal:
         enter: called with each record that it holds, in order; none is kept in memory.
 
     Attributes:
-        repaired: a damaged end has been cut off.
         errors: how often a record could not be written.
 
     Raises:
@@ -44,14 +43,12 @@ class Journal:
         path.touch()
         self._path = path
         self.errors = 0
+        self._ragged = False  # there may be more in the file than sound records
         self._size = fold(path, enter)
         self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        damaged = path.stat().st_size - self._size
-        self.repaired = damaged > 0
-        if self.repaired:
+        if damaged := path.stat().st_size - self._size:
             _log.warning("%s: its end was damaged by a crash, %d bytes are dropped", path, damaged)
-            os.ftruncate(self._file, self._size)
-        os.lseek(self._file, self._size, os.SEEK_SET)
+        self._cut()
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -64,20 +61,28 @@ class Journal:
         """
         line = seal(record)
         try:
+            if self._ragged:
+                self._cut()
             written = 0
             while written < len(line):  # a disk that is all but full takes a part, and refuses the rest
                 written += os.write(self._file, line[written:])
             os.fdatasync(self._file)
         except OSError as error:
             self.errors += 1
+            self._ragged = True
             with suppress(OSError):
-                os.ftruncate(self._file, self._size)
-                os.lseek(self._file, self._size, os.SEEK_SET)
+                self._cut()
             raise JournalError(error.errno, f"cannot write the journal: {error.strerror}", str(self._path)) from error
         self._size += len(line)
 
     def close(self) -> None:
         os.close(self._file)
+
+    def _cut(self) -> None:
+        """Drop what follows the last sound record."""
+        os.ftruncate(self._file, self._size)
+        os.lseek(self._file, self._size, os.SEEK_SET)
+        self._ragged = False
 
 
 def seal(record: Record) -> bytes:

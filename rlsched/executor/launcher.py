@@ -320,6 +320,7 @@ def move_aside(outputs: Iterable[str], folder: str, target: str, what: str) -> N
         beside = f"{parent}/.rlsched/{target.rpartition('/')[2]}/{name}"  # on the same file system, come what may
         for place in (f"{target}/{output.lstrip('/')}", beside):
             try:
+                place = unused(place)
                 make_folders(place.rpartition("/")[0])
                 os.rename(path, place)
                 say(f"{output}: {what} is now {place}")
@@ -328,6 +329,25 @@ def move_aside(outputs: Iterable[str], folder: str, target: str, what: str) -> N
                 if error.errno != EXDEV:
                     say(f"{output}: {what} cannot be moved away: {error.strerror}")
                     break
+
+
+def unused(place: str) -> str:
+    """A place like this one where nothing is: beside an output, other runs have put theirs."""
+    folder, _, name = place.rpartition("/")
+    number = 1
+    while present(place):
+        number += 1
+        place = f"{folder}~{number}/{name}"
+    return place
+
+
+def present(path: str) -> bool:
+    """True if there is something, be it a link to nothing."""
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def make_folders(path: str) -> None:

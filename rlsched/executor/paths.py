@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MARKER = "RLSCHED_PROGRESS_FILE"  # of the variables that a task's processes inherit, one that no two attempts share
 _LONGEST_NAME = 200  # file systems allow 255 bytes
@@ -79,6 +82,27 @@ class AttemptPaths:
 def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> AttemptPaths:
     """The paths of attempt `number` of a unit; of a gang on several nodes, of the part on its node number `part`."""
     return AttemptPaths(str(run_dir), f"{file_name(unit)}.{number}" + (f".node{part}" if part else ""))
+
+
+_PART = re.compile(r"\.node\d+$")  # of a gang on several nodes
+_CLAIM = ".claim.json"
+
+
+def claims_beyond(run_dir: Path, newest: Callable[[str], int]) -> list[Path]:
+    """Claims in a run directory of attempts that nobody has heard of, and of units with very long names all claims.
+
+    Args:
+        newest: number of a unit's last attempt that is known; 0: there is none.
+    """
+    found = []
+    for name in os.listdir(run_dir / "attempts"):  # noqa: PTH208 - there may be hundreds of thousands
+        if name.endswith(_CLAIM):
+            unit, _, number = name[: -len(_CLAIM)].rpartition(".")
+            if not number.isdecimal():
+                unit, _, number = _PART.sub("", f"{unit}.{number}").rpartition(".")
+            if number.isdecimal() and int(number) > newest(unquote(unit) if "%" in unit else unit):
+                found.append(run_dir / "attempts" / name)
+    return sorted(found)
 
 
 @lru_cache

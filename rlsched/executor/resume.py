@@ -129,5 +129,5 @@ def _is_done(unit: Unit, newest: int, history: History, boot: str) -> bool:
         and last.ending is Ending.FINISHED
         and last.digest == unit.digest
         and last.began > newest
-        and (last.boot == boot or all(output.exists() for output in unit.outputs))
+        and (history.was_seen_finished(unit.name, boot) or all(output.exists() for output in unit.outputs))
     )

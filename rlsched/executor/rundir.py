@@ -15,18 +15,16 @@ from rlsched.executor.paths import AttemptPaths, attempt_paths, file_name
 
 JOURNAL = "journal.jsonl"
 FORKSERVER_LOG = "forkserver.log"
-_LOCK = "lock"
 
 
 class RunDirectory:
     """A run directory in use by this driver; created if it does not exist.
 
-    The lock is this process's alone: it ends with it, whatever that has started.
+    The journal is locked for this process alone; that ends with it, whatever it has started.
 
     Attributes:
         path: absolute.
         history: the journal up to now.
-        repaired: the journal's end was damaged and has been cut off.
 
     Raises:
         ValueError: the path is no folder, another driver uses it, or its journal is damaged.
@@ -42,13 +40,12 @@ class RunDirectory:
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"{self.path} cannot be a run directory, a file is in the way") from None
         self.history = History()
-        self._lock = acquire(self.path / _LOCK, f"{self.path} is in use by another run")
+        self._lock = acquire(self.path / JOURNAL, f"{self.path} is in use by another run")
         try:
             self._journal = Journal(self.path / JOURNAL, self.history.enter)
         except BaseException:
             os.close(self._lock)
             raise
-        self.repaired = self._journal.repaired
 
     def append(self, record: str, **fields: Any) -> Record:
         """Journal something; it is on the disk when this returns.
@@ -94,4 +91,4 @@ class RunDirectory:
 
 def is_locked(path: Path) -> bool:
     """True while a driver uses the run directory."""
-    return _is_locked(path / _LOCK)
+    return _is_locked(path / JOURNAL)

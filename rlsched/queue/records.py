@@ -86,9 +86,10 @@ class QueueDirectory:
         self.entries: dict[int, Entry] = {}
         self._ids: dict[tuple[int, str], int] = {}
         self._last = 0
-        self._lock = acquire(self.path / "lock", f"{self.path} is in use by another scheduler")
+        journal = self.path / "queue.jsonl"
+        self._lock = acquire(journal, f"{self.path} is in use by another scheduler")
         try:
-            self._journal = Journal(self.path / "queue.jsonl", self._enter)
+            self._journal = Journal(journal, self._enter)
             self._restore_submissions()
         except BaseException:
             os.close(self._lock)
