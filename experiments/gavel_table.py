@@ -1,6 +1,6 @@
 """Gavel's traces: our implementations of Gavel's policies beside greedy policies, on 2 V100 + 2 P100 + 2 K80.
 
-python -m rlsched.experiments.gavel_table --data ../shared/data/gavel --policy srpt:blocking=none
+python -m rlsched.experiments.gavel_table --data DATA/gavel --policy srpt:blocking=none
 
 Each trace is played twice. As it is ("rigid"), a job has a mode for every GPU type on which it was measured with as
 many GPUs as it asks for; jobs of more GPUs than there are of any one type fit nowhere and are left out. With

@@ -1,6 +1,6 @@
 """How far from the optimum: priority rules, searches and a learned policy on the instances of PSPLIB's j30.
 
-python -m rlsched.experiments.psplib_table --data ../shared/data/psplib/j30 --policy runs/rcpsp
+python -m rlsched.experiments.psplib_table --data DATA/psplib/j30 --policy runs/rcpsp
 
 Each instance is a project of 30 activities on four renewable resources; what counts is the makespan. The optimum of
 each is found and proved by CP-SAT first, without a limit unless `--optimum-seconds` sets one, and kept in the results

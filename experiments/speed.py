@@ -325,7 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rlsched.experiments.speed",
         description="Measure how fast simulation, environment, training and single decisions are.",
-        epilog="example: python -m rlsched.experiments.speed --quick --only simulation -o /tmp/speed.json",
+        epilog="example: python -m rlsched.experiments.speed --quick --only simulation -o speed.json",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes only, about a minute: to see that it works")
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, metavar="TABLE", help=", ".join(tables))

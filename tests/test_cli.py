@@ -157,7 +157,11 @@ def test_a_failed_task_is_exit_code_1(letters: Path) -> None:
         (["benchmark", "tiny", "--policies", "fifo,nowhere/policy.safetensors"], "no such policy file"),
         (["status", "."], "is not a run directory"),
         (["run", "missing.yaml"], "missing.yaml"),
+        (["benchmark", "tiny", "--policies", ""], "--policies: expected names"),
         (["train", "het16", "-o", "x", "--steps", "many"], "--steps"),
+        (["train", "het16", "-o", "x", "--steps", "0"], "--steps"),
+        (["simulate", "tiny", "--seed", "-1"], "--seed"),
+        (["simulate", "tiny", "--trace", "no/such/trace.json"], "--trace no/such/trace.json: cannot be written"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -165,6 +169,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message
     result = rlsched(*arguments, code=2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_options_of_a_policy_may_come_in_any_order() -> None:
+    """Also if one of them names another policy with options of its own."""
+    policies = "switch:variants=1,of=srpt:threshold=0.7,fifo"
+    result = rlsched("benchmark", "tiny", "--seeds", 2, "--processes", 1, "--policies", policies, "--json")
+    assert {row["policy"] for row in json.loads(result.stdout)["rows"]} == {policies.removesuffix(",fifo"), "fifo"}
 
 
 def test_a_wrong_workflow_file_is_named_with_line_and_field(letters: Path) -> None:

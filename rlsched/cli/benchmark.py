@@ -13,6 +13,7 @@ from rlsched.cli.output import console, messages, print_json, progress_bar, rema
 from rlsched.executor.onray.connection import require_ray
 from rlsched.experiments.benchmark import BenchmarkResult
 from rlsched.experiments.benchmark import benchmark as run_benchmark
+from rlsched.policies.shipped import policy_file
 from rlsched.policies.tuned import read_tuned
 from rlsched.report.units import label, show
 from rlsched.scenario import Scenario, load_scenario
@@ -34,6 +35,8 @@ def benchmark(
         require_ray("--ray")
     played = load_scenario(scenario)
     names = [name.strip() for name in _split(policies)]
+    if not all(names):
+        raise ValueError(f"--policies: expected names separated by commas, found {policies!r}")
     if tuned is not None:
         names += _tuned(tuned, played)
     result = benchmark_with_progress(played, names, seeds, out, processes, ray)
@@ -42,8 +45,8 @@ def benchmark(
     else:
         print_result(result)
         if out is not None:
-            console.print(f"wrote {out}/benchmark.json, benchmark.csv and report.html")
-    if tuned is None and not any(Path(name).suffix in (".yaml", ".yml") for name in names):
+            console.print(f"wrote {out}/benchmark.json, benchmark.csv and report.html", soft_wrap=True)
+    if tuned is None and not any(policy_file(name.partition(":")[0]).suffix in (".yaml", ".yml") for name in names):
         remark(f"no baseline is tuned: see rlsched tune-baseline {scenario} and --tuned")
 
 
@@ -110,7 +113,7 @@ def _split(policies: str) -> list[str]:
     """Split at the commas between policies, not at those between the options of one (name:a=1,b=2)."""
     parts: list[str] = []
     for piece in policies.split(","):
-        if parts and "=" in piece and ":" not in piece and "=" in parts[-1]:
+        if parts and "=" in piece.partition(":")[0] and "=" in parts[-1]:
             parts[-1] += f",{piece}"
         else:
             parts.append(piece)

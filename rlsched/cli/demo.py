@@ -44,7 +44,7 @@ def demo(out: Path, steps: int) -> None:
     shutil.rmtree(out / "benchmark", ignore_errors=True)  # of an earlier demo, which may have been another version's
     result = benchmark_with_progress(scenario, [*BASELINES, policy], SEEDS, out / "benchmark")
     print_result(result, {policy: "ppo", CRITICAL_PATH: "critical-path"})
-    console.print(f"report: {out}/benchmark/report.html")
+    console.print(f"report: {out}/benchmark/report.html", soft_wrap=True)
 
     _say("3", "Running: the learned policy schedules the fine-tuning of a BERT on news, on this machine")
     workflow_file = out / "news.yaml"  # beside what it writes: the copy in the package may not be writable

@@ -48,4 +48,4 @@ def import_workload(
         console.print(f"each seed draws {arrivals.jobs:,} of the jobs, {arrivals.mean_gap:g} s apart on average")
     for why, count in imported.left_out.items():
         console.print(f"left out: {count:,} ({why})")
-    console.print(f"play it: rlsched simulate {out} --policy srpt")
+    console.print(f"play it: rlsched simulate {out} --policy srpt", soft_wrap=True)

@@ -31,4 +31,6 @@ def merge(policies: list[str], out: Path) -> None:
         "parts": [{key: card[key] for key in _KEPT if key in card} for card in cards],
         "manifest": manifest(seeds=[]),
     }
-    messages.print(f"wrote {save_policy(out if out.suffix == '.safetensors' else out / 'policy', network, card)}")
+    messages.print(
+        f"wrote {save_policy(out if out.suffix == '.safetensors' else out / 'policy', network, card)}", soft_wrap=True
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlsched.cli.output import messages
+from rlsched.cli.output import remark
 from rlsched.model import Allocation, Job
 from rlsched.queue.records import Entry
 from rlsched.scheduler import Arrived, Cancelled, Decision, Event, Failed, Finished, Preempted
@@ -43,7 +43,7 @@ class Narrator:
         if number is not None:
             self._jobs.pop(number, None)
         reason = f": {entry.reason}" if entry.reason else ""
-        messages.print(f"job {entry.id} ({entry.name}) has ended, {entry.end}{reason}", markup=False)
+        remark(f"job {entry.id} ({entry.name}) has ended, {entry.end}{reason}")
 
     def _name(self, member: tuple[int, int, int]) -> str:
         job = self._jobs[member[0]]
@@ -53,4 +53,4 @@ class Narrator:
 
     @staticmethod
     def _say(now: float, text: str) -> None:
-        messages.print(f"{now:8.1f} s  {text}", markup=False)
+        remark(f"{now:8.1f} s  {text}")

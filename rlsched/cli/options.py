@@ -16,7 +16,7 @@ MetricsPort = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option("--metrics-port", min=0, help="Serve metrics for Prometheus on this port of 127.0.0.1; 0: any."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal results.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Equal seeds give equal results.")]
 PolicyOption = Annotated[
     str, typer.Option("--policy", "-p", help="A name from `rlsched policies`, or a policy's file or folder.")
 ]

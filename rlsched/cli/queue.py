@@ -87,7 +87,9 @@ def queue(to: Address, json: bool) -> None:
     console.print(table)
     for job in answer["jobs"]:
         if job["reason"]:
-            console.print(f"job {job['job']} ({job['name']}) {job['state']}: {job['reason']}", markup=False)
+            console.print(
+                f"job {job['job']} ({job['name']}) {job['state']}: {job['reason']}", markup=False, soft_wrap=True
+            )
 
 
 def logs(to: Address, job: str, task: str | None, follow: bool) -> None:

@@ -28,7 +28,9 @@ def _policy_of(run: RecordedRun) -> Policy | None:
     try:
         return load_policy(run.begin["policy"])
     except (ValueError, OSError) as error:
-        messages.print(f"the policy of the run cannot be had, its decisions are repeated: {error}", markup=False)
+        messages.print(
+            f"the policy of the run cannot be had, its decisions are repeated: {error}", markup=False, soft_wrap=True
+        )
         return None
 
 

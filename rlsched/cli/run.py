@@ -141,7 +141,7 @@ def print_summary(result: RunResult) -> None:
     console.print(table)
     for unit in current.units:
         if unit.state is UnitState.FAILED:
-            console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}", markup=False)
+            console.print(f"{unit.name} failed: {unit.reason}; its output: {unit.log}", markup=False, soft_wrap=True)
     console.print(f"devices: {', '.join(current.devices)}")
     if current.makespan is not None:
         console.print(_makespan(current))
@@ -150,7 +150,7 @@ def print_summary(result: RunResult) -> None:
     if current.learned:
         console.print(f"estimates: {_among(current)} from earlier runs", markup=False)
     if result.schedule.runs:
-        console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json")
+        console.print(f"chart and trace: {current.run_dir}/gantt.html, {current.run_dir}/trace.json", soft_wrap=True)
 
 
 def _live(run_dir: Path) -> Group | Text:

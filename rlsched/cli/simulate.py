@@ -34,6 +34,9 @@ def simulate(
     history: bool,
     json: bool,
 ) -> None:
+    for option, file in (("--events", events), ("--trace", trace)):
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"{option} {file}: cannot be written, there is no folder {file.parent}")
     simulator, played, scenario, learned = _subject(what, cluster_file, seed, slots, history)
     loaded = load_policy(policy, seed=played)
     listen(loaded)
@@ -103,6 +106,6 @@ def _table(what: str, policy: str, seed: int, metrics: dict[str, float]) -> Tabl
 
 def _say_where(events: Path | None, trace: Path | None) -> None:
     if events is not None:
-        console.print(f"events: {events}")
+        console.print(f"events: {events}", soft_wrap=True)
     if trace is not None:
-        console.print(f"trace: {trace} (open it in ui.perfetto.dev)")
+        console.print(f"trace: {trace} (open it in ui.perfetto.dev)", soft_wrap=True)

@@ -15,7 +15,7 @@ commands = typer.Typer()
 @commands.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what it makes.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option("--steps", help="Decisions to train for.")] = 250_000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Decisions to train for.")] = 250_000,
 ) -> None:
     """The whole story in a few minutes: learn, compare, then run a real workflow with the learned policy.
 
@@ -34,7 +34,10 @@ def train(
     start: Annotated[
         str, typer.Option("--from", help="A trained policy to start from, a linear one (YAML), or a heuristic.")
     ] = "",
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Decisions to train for.")] = None,  # noqa: UP045
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--steps", min=1, help="Decisions to train for. Default: 1500000."),
+    ] = None,
     trace: Annotated[
         float, typer.Option("--trace", min=0.1, help="How long a decision shows, in mean critical paths.")
     ] = 4.0,
@@ -152,15 +155,21 @@ def tune_baseline(
     ] = None,
     trials: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--trials", min=1, help="Candidates to try."),
+        typer.Option("--trials", min=1, help="Candidates to try. Default: 400; cma-es: 640."),
     ] = None,
     seeds_train: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--seeds-train", min=1, help="Training workloads, of which most candidates play a part."),
+        typer.Option(
+            "--seeds-train",
+            min=1,
+            help="Training workloads, of which most candidates play a part. Default: 72; cma-es: 240.",
+        ),
     ] = None,
     seeds_validation: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--seeds-validation", min=1, help="Validation workloads, on which the best is chosen."),
+        typer.Option(
+            "--seeds-validation", min=1, help="Validation workloads, on which the best is chosen. Default: 64."
+        ),
     ] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search exactly.")] = False,
@@ -196,7 +205,7 @@ def simulate(
     ] = None,
     seed: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--seed", help="The workload to play; default: the scenario's first report seed."),
+        typer.Option("--seed", min=0, help="The workload to play; default: the scenario's first report seed."),
     ] = None,
     events: Annotated[Optional[Path], typer.Option("--events", help="Write events as JSON lines.")] = None,  # noqa: UP045
     trace: Annotated[
@@ -239,7 +248,7 @@ def import_(
     skip: Annotated[int, typer.Option("--skip", min=0, help="Leave out so many of the first jobs.")] = 0,
     poisson: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--poisson", help="Draw jobs anew for each seed, so many seconds apart on average."),
+        typer.Option("--poisson", min=1e-9, help="Draw jobs anew for each seed, so many seconds apart on average."),
     ] = None,
     cluster: Annotated[
         Optional[Path],  # noqa: UP045

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlsched.cli.output import messages, progress_bar
+from rlsched.cli.output import progress_bar, remark
 from rlsched.experiments.train import Evaluation, TrainingConfig
 from rlsched.experiments.train import train as run_training
 from rlsched.mixture import Mixture, load_training
@@ -38,7 +38,7 @@ def train_with_progress(
     """Train, with a bar and a line for every evaluation on standard error. Returns the learning curve."""
     if is_heuristic(config.start) and not resume:
         load_policy(config.start)  # complains of a wrong option first
-        messages.print(f"first it learns to decide like {config.start}, which takes a minute or two")
+        remark(f"first it learns to decide like {config.start}, which takes a minute or two")
 
     def shown(evaluation: Evaluation) -> str:
         ratio = f"{evaluation.ratio:.3f}"  # which is all there is of a mixture
@@ -50,16 +50,16 @@ def train_with_progress(
         def progress(decisions: int, evaluation: Evaluation | None) -> None:
             bar.update(task, completed=min(decisions, config.steps))
             if evaluation is not None:
-                messages.print(
+                remark(
                     f"{evaluation.decisions:>9,} decisions: {scenario.objective} {shown(evaluation)} "
                     f"of the reference's ({duration(evaluation.seconds)})"
                 )
 
         curve = run_training(scenario, out, config, resume, progress, processes, device)
     best = min(curve, key=lambda evaluation: evaluation.objective)
-    messages.print(
+    remark(
         f"{scenario.objective} relative to the reference on validation workloads: first {curve[0].ratio:.3f}, "
         f"last {curve[-1].ratio:.3f}, best {best.ratio:.3f}"
     )
-    messages.print(f"wrote {out / 'policy.safetensors'}")
+    remark(f"wrote {out / 'policy.safetensors'}")
     return curve

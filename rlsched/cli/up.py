@@ -72,7 +72,9 @@ def up(
                 if shown is not None:
                     shown.watch(service.scheduler)
                 listener.answer = Requests(service, policy, listed)
-                messages.print(f"up: {address}{'' if port is None else f', {port}'}; {folder}", markup=False)
+                messages.print(
+                    f"up: {address}{'' if port is None else f', {port}'}; {folder}", markup=False, soft_wrap=True
+                )
                 service.run(listener)
         finally:
             listener.close()
