@@ -335,19 +335,10 @@ def unused(place: str) -> str:
     """A place like this one where nothing is: beside an output, other runs have put theirs."""
     folder, _, name = place.rpartition("/")
     number = 1
-    while present(place):
+    while exists(place):
         number += 1
         place = f"{folder}~{number}/{name}"
     return place
-
-
-def present(path: str) -> bool:
-    """True if there is something, be it a link to nothing."""
-    try:
-        os.lstat(path)
-    except OSError:
-        return False
-    return True
 
 
 def make_folders(path: str) -> None:
