@@ -68,6 +68,14 @@ def effects(folder: Path) -> str:
     return (folder / "effects").read_text()
 
 
+def flip_a_bit(run_dir: Path) -> None:
+    """In the last record of the journal."""
+    journal = run_dir / "journal.jsonl"
+    content = bytearray(journal.read_bytes())
+    content[-40] ^= 1
+    journal.write_bytes(content)
+
+
 def kill(folder: Path, *who: str) -> None:
     """SIGKILL for the task (`pid`) or its launcher, which have written down their numbers."""
     for name in who:
@@ -223,31 +231,28 @@ def test_a_launcher_that_comes_too_late_does_nothing(execute: Execute, tmp_path:
     assert effects(tmp_path) == "t\nt\n"
 
 
+def is_adopted(execute: Execute, tmp_path: Path) -> None:
+    """The next driver waits for the orphan, and starts no other."""
+    threading.Timer(0.5, permit, [tmp_path]).start()
+    result = execute(PATIENT)
+    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+
+
 def test_a_start_that_was_lost_with_the_journals_end_is_known_to_the_launcher(
     orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
 ) -> None:
     """A bit has flipped in the record; the task is adopted nevertheless."""
-    journal = run_dir / "journal.jsonl"
-    content = bytearray(journal.read_bytes())
-    content[-40] ^= 1
-    journal.write_bytes(content)
-    threading.Timer(0.5, permit, [tmp_path]).start()
-    result = execute(PATIENT)
-    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+    flip_a_bit(run_dir)
+    is_adopted(execute, tmp_path)
 
 
 def test_a_start_that_was_lost_is_known_to_every_later_driver(
     orphan: Workflow, execute: Execute, tmp_path: Path, run_dir: Path
 ) -> None:
     """Also if the first one was killed as soon as it had opened the journal."""
-    journal = run_dir / "journal.jsonl"
-    content = bytearray(journal.read_bytes())
-    content[-40] ^= 1
-    journal.write_bytes(content)
+    flip_a_bit(run_dir)
     RunDirectory(run_dir).close()
-    threading.Timer(0.5, permit, [tmp_path]).start()
-    result = execute(PATIENT)
-    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+    is_adopted(execute, tmp_path)
 
 
 def test_a_task_that_runs_is_adopted_without_its_journal(
@@ -255,9 +260,7 @@ def test_a_task_that_runs_is_adopted_without_its_journal(
 ) -> None:
     """Somebody has deleted it; the launcher has not forgotten."""
     (run_dir / "journal.jsonl").unlink()
-    threading.Timer(0.5, permit, [tmp_path]).start()
-    result = execute(PATIENT)
-    assert (result.exit_code, result.status.units[0].attempts, effects(tmp_path)) == (0, 1, ONCE)
+    is_adopted(execute, tmp_path)
 
 
 def test_a_task_that_has_changed_is_stopped_before_the_new_one_starts(

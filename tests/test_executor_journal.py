@@ -30,6 +30,11 @@ def broken(*arguments: object) -> NoReturn:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def restart_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("adoption", "claim", "session"):
+        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+
+
 def whole(count: int) -> bytes:
     """A journal of so many records."""
     return b"".join(seal({"number": number, "text": "ünïcode, \n and all"}) for number in range(count))
@@ -135,8 +140,7 @@ def test_a_run_goes_on_after_a_power_loss_that_took_the_end_of_its_records(
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0] + torn)
     if claim is not None:
         (tmp_path / "runs" / "flow" / "attempts" / "t.1.claim.json").write_text(claim)
-    for module in ("adoption", "claim", "session"):
-        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    restart_the_machine(monkeypatch)
     result = execute(tasks)
     assert result.exit_code == 0
     assert (tmp_path / "ran").read_text() == "t\nt\n"
@@ -152,8 +156,7 @@ def test_a_result_from_before_a_power_loss_is_not_believed_after_the_next_crash(
     first = journal.read_bytes().splitlines(keepends=True)[0]
     begin = {name: value for name, value in json.loads(first).items() if name != "crc32"}
     journal.write_bytes(first + seal({**begin, "boot": "another"}) + b'{"record":"sta')
-    for module in ("adoption", "claim", "session"):
-        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    restart_the_machine(monkeypatch)
     execute(tasks)
     assert (tmp_path / "ran").read_text() == "t\nt\n"
 
@@ -168,8 +171,7 @@ def test_a_claim_that_a_power_loss_has_emptied_does_no_harm_later(
     journal = tmp_path / "runs" / "flow" / "journal.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:records]))
     (tmp_path / "runs" / "flow" / "attempts" / "t.1.claim.json").write_text("")
-    for module in ("adoption", "claim", "session"):
-        monkeypatch.setattr(f"rlsched.executor.{module}.boot_id", lambda: "another")
+    restart_the_machine(monkeypatch)
     assert execute(tasks).exit_code == 0
     journal.write_bytes(journal.read_bytes()[:-3])
     assert execute(tasks).nothing_to_do

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlsched.cli.output import messages
+from rlsched.cli.output import remark
 from rlsched.manifest import manifest
 from rlsched.policies.learned import load_learned, read_card, save_policy, weights_file
 from rlsched.policies.merging import merged
@@ -31,6 +31,4 @@ def merge(policies: list[str], out: Path) -> None:
         "parts": [{key: card[key] for key in _KEPT if key in card} for card in cards],
         "manifest": manifest(seeds=[]),
     }
-    messages.print(
-        f"wrote {save_policy(out if out.suffix == '.safetensors' else out / 'policy', network, card)}", soft_wrap=True
-    )
+    remark(f"wrote {save_policy(out if out.suffix == '.safetensors' else out / 'policy', network, card)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rlsched.cli.output import console, messages, print_json
+from rlsched.cli.output import console, print_json, remark
 from rlsched.executor.replay import RecordedRun, Replay, read_recorded, reenact
 from rlsched.policies.registry import load_policy
 from rlsched.report.units import duration
@@ -28,9 +28,7 @@ def _policy_of(run: RecordedRun) -> Policy | None:
     try:
         return load_policy(run.begin["policy"])
     except (ValueError, OSError) as error:
-        messages.print(
-            f"the policy of the run cannot be had, its decisions are repeated: {error}", markup=False, soft_wrap=True
-        )
+        remark(f"the policy of the run cannot be had, its decisions are repeated: {error}")
         return None
 
 

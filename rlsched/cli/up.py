@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlsched.cli.metrics import metrics_on
 from rlsched.cli.narrator import Narrator
-from rlsched.cli.output import messages
+from rlsched.cli.output import messages, remark
 from rlsched.executor.devices import Machine, local_machine
 from rlsched.executor.interruption import InterruptedRun
 from rlsched.executor.monitor import Monitor
@@ -72,9 +72,7 @@ def up(
                 if shown is not None:
                     shown.watch(service.scheduler)
                 listener.answer = Requests(service, policy, listed)
-                messages.print(
-                    f"up: {address}{'' if port is None else f', {port}'}; {folder}", markup=False, soft_wrap=True
-                )
+                remark(f"up: {address}{'' if port is None else f', {port}'}; {folder}")
                 service.run(listener)
         finally:
             listener.close()

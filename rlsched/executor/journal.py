@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json  # several times as fast as the standard library
 
+from rlsched.executor.lock import acquire
+
 Record = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 _SEAL = b',"crc32":"%08x"}\n'
@@ -30,28 +32,32 @@ class Journal:
 
     Args:
         enter: called with each record that it holds, in order; none is kept in memory.
+        refusal: what to say if another process has it open: it is locked for this one alone, and that ends with it.
 
     Attributes:
         errors: how often a record could not be written.
 
     Raises:
-        ValueError: something is damaged and a sound record follows it; says where.
+        ValueError: it is in use, or something is damaged and a sound record follows it; says where.
         OSError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, enter: Callable[[Record], None]) -> None:
-        path.touch()
+    def __init__(self, path: Path, enter: Callable[[Record], None], refusal: str = "the journal is in use") -> None:
         self._path = path
         self.errors = 0
         self._ragged = False  # there may be more in the file than sound records
-        self._size = fold(path, enter)
-        self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        if damaged := path.stat().st_size - self._size:
-            _log.warning("%s: its end was damaged by a crash, %d bytes are dropped", path, damaged)
-        self._cut()
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        self._file = acquire(path, refusal)
+        try:
+            self._size = fold(path, enter)
+            if damaged := path.stat().st_size - self._size:
+                _log.warning("%s: its end was damaged by a crash, %d bytes are dropped", path, damaged)
+            self._cut()
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def append(self, record: Record) -> None:
         """Add a record; when this returns it is on the disk.

@@ -85,7 +85,7 @@ def attempt_paths(run_dir: Path, unit: str, number: int, part: int = 0) -> Attem
 
 
 _PART = re.compile(r"\.node\d+$")  # of a gang on several nodes
-_CLAIM = ".claim.json"
+_CLAIM = _PLACES["claim"].rpartition("%s")[2]
 
 
 def claims_beyond(run_dir: Path, newest: Callable[[str], int]) -> list[Path]:
@@ -97,9 +97,7 @@ def claims_beyond(run_dir: Path, newest: Callable[[str], int]) -> list[Path]:
     found = []
     for name in os.listdir(run_dir / "attempts"):  # noqa: PTH208 - there may be hundreds of thousands
         if name.endswith(_CLAIM):
-            unit, _, number = name[: -len(_CLAIM)].rpartition(".")
-            if not number.isdecimal():
-                unit, _, number = _PART.sub("", f"{unit}.{number}").rpartition(".")
+            unit, _, number = _PART.sub("", name.removesuffix(_CLAIM)).rpartition(".")
             if number.isdecimal() and int(number) > newest(unquote(unit) if "%" in unit else unit):
                 found.append(run_dir / "attempts" / name)
     return sorted(found)

@@ -9,7 +9,6 @@ from typing import Any
 
 from rlsched.executor.history import History
 from rlsched.executor.journal import Journal, Record
-from rlsched.executor.lock import acquire
 from rlsched.executor.lock import is_locked as _is_locked
 from rlsched.executor.paths import AttemptPaths, attempt_paths, file_name
 
@@ -19,8 +18,6 @@ FORKSERVER_LOG = "forkserver.log"
 
 class RunDirectory:
     """A run directory in use by this driver; created if it does not exist.
-
-    The journal is locked for this process alone; that ends with it, whatever it has started.
 
     Attributes:
         path: absolute.
@@ -40,12 +37,8 @@ class RunDirectory:
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"{self.path} cannot be a run directory, a file is in the way") from None
         self.history = History()
-        self._lock = acquire(self.path / JOURNAL, f"{self.path} is in use by another run")
-        try:
-            self._journal = Journal(self.path / JOURNAL, self.history.enter)
-        except BaseException:
-            os.close(self._lock)
-            raise
+        refusal = f"{self.path} is in use by another run"
+        self._journal = Journal(self.path / JOURNAL, self.history.enter, refusal)
 
     def append(self, record: str, **fields: Any) -> Record:
         """Journal something; it is on the disk when this returns.
@@ -86,7 +79,6 @@ class RunDirectory:
     def close(self) -> None:
         """Let go of the directory."""
         self._journal.close()
-        os.close(self._lock)
 
 
 def is_locked(path: Path) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from rlsched.document import did_you_mean
 from rlsched.executor.journal import Journal, Record
-from rlsched.executor.lock import acquire
 from rlsched.queue.submission import Submission, read_submission, write_submission
 
 _log = logging.getLogger(__name__)
@@ -86,13 +85,12 @@ class QueueDirectory:
         self.entries: dict[int, Entry] = {}
         self._ids: dict[tuple[int, str], int] = {}
         self._last = 0
-        journal = self.path / "queue.jsonl"
-        self._lock = acquire(journal, f"{self.path} is in use by another scheduler")
+        refusal = f"{self.path} is in use by another scheduler"
+        self._journal = Journal(self.path / "queue.jsonl", self._enter, refusal)
         try:
-            self._journal = Journal(journal, self._enter)
             self._restore_submissions()
         except BaseException:
-            os.close(self._lock)
+            self._journal.close()
             raise
 
     def open_to(self, group: int) -> None:
@@ -107,7 +105,6 @@ class QueueDirectory:
     def close(self) -> None:
         """Let go of the folder."""
         self._journal.close()
-        os.close(self._lock)
 
     def begin(self, policy: str) -> None:
         """Record that a scheduler is up.
